@@ -1,0 +1,259 @@
+"""The controller: one named, restartable Ray actor that owns the state of a search.
+
+    trainers  --lease, report, failed, progress-->  Controller --commit--> run directory (one generation behind at most)
+    driver    --status, stop-------------------->     |  `Search` (lfs/generation.py) decides, this shell moves bytes
+    object store <--winner's weights, put under the controller's own name
+
+State in this process is a copy of what the run directory and the trainers can give back: a restart runs the
+constructor, which reloads the last committed generation; trainers' calls are retried by Ray and are idempotent.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections import deque
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from lfs.config import SearchConfig
+from lfs.generation import GenerationRecord, Lease, Report, Search
+from lfs.run_store import RunStore
+from search_space.errors import UserError
+
+NAMESPACE = "lfs"
+POLL_S = 10.0
+"""A trainer without work is answered `wait` after this long, and asks again."""
+WATCH_S = 0.5
+FETCH_S = 600.0
+"""A winner's weights that take longer than this to fetch count as lost."""
+MAX_BROKEN = 3
+logger = logging.getLogger(__name__)
+
+
+class Controller:
+    """See the module. Methods are Ray actor calls, all of them safe to repeat.
+
+    Args:
+        run_uri: the run directory, which holds the configuration and all committed state.
+    """
+
+    def __init__(self, run_uri: str) -> None:
+        self.store = RunStore(run_uri)
+        self.config: SearchConfig = self.store.load_config()
+        last = self.store.load_last()
+        state, base = (last[0], ray.put(last[1])) if last else (None, None)
+        self.search = Search(self.config, state, base)
+        untested: dict[str, float] | None = None if self.config.data.test.pairs else {}
+        self.search.test_metrics = (self.store.load_result() or {}).get("test", untested)
+        self.summaries: list[dict[str, Any]] = self.store.summaries()
+        self._changed = asyncio.Event()
+        self._closing: asyncio.Task[None] | None = None
+        self._commit: asyncio.Task[None] | None = None
+        self._watchers: dict[str, tuple[str, asyncio.Task[None]]] = {}
+        self._progress: dict[str, dict[str, float]] = {}
+        self._durations: deque[float] = deque(maxlen=64)
+        self._broken = 0
+        self._began = self._opened = time.monotonic()
+
+    # ---- trainers
+
+    async def get_config(self) -> SearchConfig:
+        """The search's configuration, for a trainer that starts."""
+        return self.config
+
+    async def lease(self, trainer: str, incarnation: str, actor: Any) -> Lease:
+        """Work for a trainer; a base handle comes wrapped in a list so that Ray passes it on unfetched."""
+        self._join(trainer, incarnation, actor)
+        until = time.monotonic() + POLL_S
+        while (lease := self.search.lease(trainer)).kind == "wait" and (left := until - time.monotonic()) > 0:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), left)
+        return lease
+
+    async def report(self, report: Report, weights: list[Any]) -> None:
+        """A candidate's outcome; `weights` holds a reference to its weights, or nothing if it diverged."""
+        self._broken = 0
+        self._progress.pop(report.trainer, None)
+        if self.search.report(report, weights[0] if weights else None):
+            self._durations.append(report.train_s + report.validate_s)
+        self._close_if_ready()
+
+    async def failed(self, trainer: str, generation: int, index: int, message: str, fatal: bool) -> None:
+        """A candidate could not be trained; `fatal` where trying again cannot help (bad input)."""
+        self.search.failed(trainer, generation, index, message, fatal=fatal)
+        self._notify()
+
+    async def broken(self, trainer: str, message: str, fatal: bool) -> None:
+        """A trainer could not even start; several in a row stop the search."""
+        self._broken += 1
+        if fatal or self._broken >= MAX_BROKEN:
+            self.search.fail(message)
+        self._notify()
+
+    async def progress(self, trainer: str, done: int, total: int, images_per_s: float) -> None:
+        """How far a trainer is with its candidate; only for the view."""
+        if trainer in self.search.running:
+            self._progress[trainer] = {"done": done, "total": total, "images_per_s": images_per_s}
+
+    async def tested(self, metrics: dict[str, float]) -> None:
+        """The final model's test scores."""
+        await self._finish_commit()
+        result = {
+            "generation": self.search.state.generation - 1,
+            "test": metrics,
+            "num_images": self.search.state.num_images,
+        }
+        try:
+            await asyncio.to_thread(self.store.write_result, result)
+        except OSError as error:
+            self.search.fail(f"storage failed: {error}")
+        self.search.tested(metrics)
+        self._notify()
+
+    # ---- driver
+
+    async def stop(self) -> None:
+        """Stop cleanly after the running generation."""
+        self.search.stop_requested = True
+
+    async def get_pid(self) -> int:
+        """Process id, for those who want to kill it."""
+        return os.getpid()
+
+    async def status(self, since: int = 0) -> dict[str, Any]:
+        """Everything a view shows; `since`: summaries from this generation on."""
+        search = self.search
+        committed = self._commit is None or self._commit.done()
+        return {
+            "generation": search.state.generation,
+            "generations": self.config.generations,
+            "warmup_generations": self.config.warmup_generations,
+            "candidates": [] if search.trained else [self._candidate(i) for i in range(len(search.actions))],
+            "testing": search.trained and not search.over,
+            "trainers": len(self._watchers),
+            "images_per_s": sum(p["images_per_s"] for p in self._progress.values()),
+            "eta_s": self._eta_s(),
+            "elapsed_s": time.monotonic() - self._began,
+            "summaries": [s for s in self.summaries if s["generation"] >= since],
+            "best": max((s["best_reward"] for s in self.summaries), default=None),
+            "test": search.test_metrics,
+            "num_images": search.state.num_images,
+            "error": search.error,
+            "finished": search.over and committed and (self._closing is None or self._closing.done()),
+            **search.policy_margins(search.state.policy),
+        }
+
+    def _candidate(self, index: int) -> dict[str, Any]:
+        report = self.search.reports.get(index)
+        runner = next((t for t, i in self.search.running.items() if i == index), None)
+        done = self._progress.get(runner or "", {})
+        state = "diverged" if report and report.diverged else "done" if report else "running" if runner else "queued"
+        margins = self.search.space.decode(self.search.actions[index]).margins
+        return {
+            "index": index, "state": state, "margins": list(margins), "trainer": report.trainer if report else runner,
+            "reward": report.reward if report else None, "reward_se": report.reward_se if report else None,
+            "done": done.get("done", 0), "total": done.get("total", 0),
+        }  # fmt: skip
+
+    def _eta_s(self) -> float | None:
+        """Seconds left, from the mean time of the last candidates and the trainers at work."""
+        if not self._durations or self.search.trained:
+            return None
+        here = len(self.search.actions) - len(self.search.reports)
+        later = self.config.generations - self.search.state.generation - 1
+        warm = max(0, self.config.warmup_generations - self.search.state.generation - 1)
+        left = here + min(later, warm) + max(0, later - warm) * self.config.population
+        return left * sum(self._durations) / len(self._durations) / max(1, len(self._watchers))
+
+    # ---- inside
+
+    def _notify(self) -> None:
+        """Wake every trainer that waits for work."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _join(self, trainer: str, incarnation: str, actor: Any) -> None:
+        """A new process under a trainer's name gives back what the old one held, and is watched in its place."""
+        if trainer in self._watchers and self._watchers[trainer][0] == incarnation:
+            return
+        if trainer in self._watchers:
+            self._watchers.pop(trainer)[1].cancel()
+        self.search.release(trainer)
+        self._watchers[trainer] = (incarnation, asyncio.create_task(self._watch(trainer, incarnation, actor)))
+
+    async def _watch(self, trainer: str, incarnation: str, actor: Any) -> None:
+        """Notice a trainer's death at once: a call queued behind its work fails when the process does."""
+        try:
+            while True:
+                await actor.alive.remote()
+                await asyncio.sleep(WATCH_S)
+        except RayError:
+            logger.warning("%s is gone; its candidate goes back to the queue", trainer)
+        if self._watchers.get(trainer, ("",))[0] == incarnation:
+            del self._watchers[trainer]
+            self._progress.pop(trainer, None)
+            self.search.release(trainer)
+            self._notify()
+
+    def _close_if_ready(self) -> None:
+        idle = self._closing is None or self._closing.done()
+        if idle and self.search.ready_to_close and not self.search.error:
+            self._closing = asyncio.create_task(self._close())
+
+    async def _close(self) -> None:
+        """Fetch the winner, step the policy, open the next generation; its record is committed behind it."""
+        try:
+            record = self.search.close()
+            self._time(record)
+            weights = await asyncio.wait_for(_fetch(self.search.best_weights), FETCH_S)
+            base = await asyncio.to_thread(ray.put, weights)
+            await self._finish_commit()
+        except (RayError, TimeoutError) as error:
+            logger.warning("the winner's weights are lost (%s); it is trained again", type(error).__name__)
+            self.search.lose_best_weights()
+        except UserError as error:
+            self.search.fail(str(error))
+        else:
+            self.search.advance(record, base)
+            self.summaries.append(record.summary)
+            self._commit = asyncio.create_task(self._commit_behind(record, weights))
+        self._notify()
+
+    def _time(self, record: GenerationRecord) -> None:
+        """Note wall time and throughput of a closed generation in its summary."""
+        now = time.monotonic()
+        took_s, self._opened = now - self._opened, now
+        record.summary["wall_s"] = took_s
+        record.summary["images_per_s"] = sum(row["num_images"] for row in record.rows) / took_s
+
+    async def _finish_commit(self) -> None:
+        if self._commit is not None:
+            await self._commit
+
+    async def _commit_behind(self, record: GenerationRecord, weights: Any) -> None:
+        try:
+            await asyncio.to_thread(self.store.commit, record, weights)
+        except OSError as error:
+            self.search.fail(f"storage failed, the last committed generation is intact: {error}")
+            self._notify()
+
+
+async def _fetch(reference: Any) -> Any:
+    """The object behind a reference; lost at once if there is none."""
+    if reference is None:
+        raise ray.exceptions.ObjectLostError("", None, "")
+    return await reference
+
+
+def start_controller(run_uri: str, name: str) -> Any:
+    """Start the controller of a run on this node, under its name; it is restarted whenever its process dies."""
+    here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+        ray.get_runtime_context().get_node_id(), soft=True
+    )
+    options = {"name": name, "namespace": NAMESPACE, "num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
+    actor = ray.remote(Controller).options(**options, max_concurrency=10_000, scheduling_strategy=here)
+    return actor.remote(run_uri)

@@ -1,0 +1,263 @@
+"""Starts a search and sees it through: data check, run directory, Ray, controller, trainers, view, outcome."""
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lfs.config import SearchConfig
+from lfs.run_store import RunStore
+from lfs.view import View
+from search_space.errors import UserError
+from search_space.spaces import get_space
+from trainers.config import DataConfig, PairsConfig
+from trainers.data.builtin import ensure_builtin_faces
+from trainers.data.check import check_data, overlap_warning
+
+POLL_S = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a search ended."""
+
+    run: str
+    error: str
+    status: dict[str, Any]
+    """The controller's last status: summaries, test scores."""
+
+
+def resolve(config: SearchConfig, view: View) -> SearchConfig:
+    """Fill in what depends on this machine: built-in faces where no data is named, absolute paths, B.
+
+    Raises:
+        UserError: the space's settings do not fit each other, or the data cannot be used.
+    """
+    get_space(config.space)
+    data = config.data
+    if not data.train:
+        data = ensure_builtin_faces(progress=view.progress("making the built-in faces")).data_config(data)
+    data = absolute(data)
+    return replace(config, data=data, population_size=config.population)
+
+
+def absolute(data: DataConfig) -> DataConfig:
+    """The same data by absolute paths, which mean the same to every process."""
+    root = Path(data.root).expanduser().resolve()
+    at: Callable[[str], str] = lambda path: str(root / Path(path).expanduser()) if path else ""  # noqa: E731
+    pairs: Callable[[PairsConfig], PairsConfig] = lambda p: replace(p, lmdb=at(p.lmdb), pairs=at(p.pairs))  # noqa: E731
+    return replace(
+        data, root="", train=tuple(map(at, data.train)), train_list=tuple(map(at, data.train_list)),
+        reward=pairs(data.reward), test=pairs(data.test),
+    )  # fmt: skip
+
+
+def new_run(config: SearchConfig, view: View) -> tuple[RunStore, SearchConfig]:
+    """Check everything that can be known before a trainer starts, then make the run directory."""
+    store = RunStore(f"{config.storage.rstrip('/')}/{config.name}")
+    if store.exists("config.yaml"):
+        raise UserError(
+            f"run {store.uri} exists already; continue it with --resume {store.uri}, or choose another --name"
+        )
+    config = resolve(config, view)
+    check(config, view)
+    store.create(config)
+    return store, config
+
+
+def old_run(store: RunStore, changes: dict[str, Any], view: View) -> SearchConfig:
+    """The configuration of a run to go on with; `changes` are fields that may differ (see lfs/config.py)."""
+    config = replace(store.load_config(), **changes)
+    check(config, view)
+    if changes:
+        store.write_config(config)
+    return config
+
+
+def check(config: SearchConfig, view: View) -> None:
+    """Refuse bad data now, and say what is there."""
+    view.say(str(check_data(config.data, config.trainer.batch_size)))
+    warning = overlap_warning(config.data)
+    if warning:
+        view.warn(warning)
+
+
+@contextlib.contextmanager
+def ray_cluster(config: SearchConfig) -> Iterator[None]:
+    """Ray, joined or started; what this started ends with the block. Its console noise goes to its own logs."""
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+    os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    address = config.address or os.environ.get("RAY_ADDRESS", "")
+    quiet = {"log_to_driver": False, "logging_level": "ERROR", "namespace": "lfs"}
+    try:
+        if address:
+            ray.init(address=address, **quiet)
+        else:
+            ray.init(include_dashboard=config.dashboard, dashboard_host="127.0.0.1", **quiet)
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        line = str(error).strip().split("\n")[0]
+        raise UserError(f"Ray at {address or 'this machine'} cannot be reached: {line}; see --address") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def fit_workers(config: SearchConfig, resources: dict[str, float]) -> tuple[float, int]:
+    """GPUs per trainer, and how many trainers the cluster holds now.
+
+    Raises:
+        UserError: not a single one fits; the resource is named.
+    """
+    gpus = config.gpus_per_worker
+    if gpus is None:
+        gpus = 1.0 if resources.get("GPU", 0) >= 1 else 0.0
+    needs = {"CPU": config.cpus_per_worker, "GPU": gpus}
+    for resource, need in needs.items():
+        have = resources.get(resource, 0)
+        if need > have:
+            raise UserError(
+                f"a trainer needs {need:g} {resource}, the cluster has {have:g}; see --{resource.lower()}s-per-worker"
+            )
+    fits = min(int(resources.get(r, 0) / need + 1e-9) for r, need in needs.items() if need)
+    return gpus, min(fits, config.num_workers)
+
+
+def run_search(store: RunStore, config: SearchConfig, view: View) -> Outcome:
+    """Run a search, new or resumed, to its end, an error or a stop."""
+    with ray_cluster(config), quiet_logs(store):
+        import ray
+
+        from lfs.controller import start_controller
+        from lfs.trainable import WhenOver
+
+        gpus, fits = fit_workers(config, ray.cluster_resources())
+        say_workers(config, gpus, fits, view)
+        name = f"controller/{store.name}"
+        controller = start_controller(store.uri, name)
+        last: dict[str, Any] = ray.get(controller.status.remote())
+        watch = Watch(controller, view, last)
+        with watch, interrupts(controller, view), WhenOver.told_by(name, watch.over):
+            tune_trials(store, config, gpus, name)
+        return Outcome(run=store.uri, error=watch.status["error"], status=ray.get(controller.status.remote()))
+
+
+def say_workers(config: SearchConfig, gpus: float, fits: int, view: View) -> None:
+    """How many trainers run, in one line."""
+    each = f"{config.cpus_per_worker:g} CPU" + (f" + {gpus:g} GPU" if gpus else "")
+    asked = (
+        "" if fits == config.num_workers else f" of the {config.num_workers} asked for (more join when there is room)"
+    )
+    view.say(f"{fits} trainer(s) of {each} fit{asked}; they share {config.population} candidates a generation")
+
+
+class Watch:
+    """A thread that shows the controller's status and notices the end."""
+
+    def __init__(self, controller: Any, view: View, first: dict[str, Any]) -> None:
+        self.controller, self.view, self.status = controller, view, first
+        self.over = threading.Event()
+        self._quit = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+
+    def __enter__(self) -> "Watch":
+        self.view.start(self.status)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._quit.set()
+        self._thread.join()
+        self.view.stop()
+
+    def _run(self) -> None:
+        while not self._quit.is_set():
+            self._look()
+            self._quit.wait(POLL_S)
+        self._look()
+
+    def _look(self) -> None:
+        """One look. An unreachable controller is being restarted; the next look will tell."""
+        import ray
+
+        with contextlib.suppress(ray.exceptions.RayError):
+            self.status = ray.get(self.controller.status.remote(), timeout=30)
+            self.view.update(self.status)
+            if self.status["finished"]:
+                self.over.set()
+
+
+def tune_trials(store: RunStore, config: SearchConfig, gpus: float, controller: str) -> None:
+    """Trainers as Tune trials: restarted without end when they die, all stopped when the search is over."""
+    from ray import tune
+
+    from lfs.trainable import Trainer, WhenOver
+
+    sessions = [n for n in range(1, 10_000) if not store.exists(session_name(n))]
+    resources = {"cpu": config.cpus_per_worker} | ({"gpu": gpus} if gpus else {})
+    run_config = tune.RunConfig(
+        name=session_name(sessions[0]), storage_path=store.uri, verbose=0, stop=WhenOver(controller), log_to_file=True,
+        failure_config=tune.FailureConfig(max_failures=-1),
+        checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+    )  # fmt: skip
+    space = {"trainer": tune.grid_search(list(range(config.num_workers))), "controller": controller}
+    settings = tune.TuneConfig(trial_dirname_creator=lambda t: f"trainer-{t.config['trainer']:03d}")
+    tune.Tuner(
+        tune.with_resources(Trainer, resources), param_space=space, run_config=run_config, tune_config=settings
+    ).fit()
+
+
+def session_name(number: int) -> str:
+    """Folder of Tune's experiment in the run directory: one for each time that the search was started."""
+    return "tune" if number == 1 else f"tune-{number}"
+
+
+@contextlib.contextmanager
+def interrupts(controller: Any, view: View) -> Iterator[None]:
+    """Ctrl-C once: stop after this generation. Twice: stop now; what is committed stays."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def on_signal(number: int, frame: object) -> None:
+        controller.stop.remote()
+        view.say("stopping after this generation; Ctrl-C again stops now (committed generations stay)")
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = signal.signal(signal.SIGINT, on_signal)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def quiet_logs(store: RunStore) -> Iterator[None]:
+    """Ray's and Tune's messages go to driver.log in the run directory (local runs), never to the terminal."""
+    handler: logging.Handler = logging.NullHandler()
+    if "://" not in store.uri:
+        handler = logging.FileHandler(f"{store.path}/driver.log", delay=True)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train", "ray.air", "lfs", "py.warnings")]
+    before = [(log, log.handlers[:], log.propagate) for log in loggers]
+    for log in loggers:
+        log.handlers, log.propagate = [handler], False
+    logging.captureWarnings(True)
+    try:
+        with warnings.catch_warnings():
+            yield
+    finally:
+        logging.captureWarnings(False)
+        for log, handlers, propagate in before:
+            log.handlers, log.propagate = handlers, propagate
+        handler.close()

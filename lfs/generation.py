@@ -1,0 +1,386 @@
+"""The state machine of one search: lease candidates, take reports, close generations. No Ray, no clock, no files.
+
+    trainer --lease--> candidate i of generation g        caller    | call             | changes
+    trainer --report(i, reward, weights)--> kept if best  trainer   | lease, report    | leases, outcomes, best
+    all B outcomes in: close() -> record of g             watcher   | release          | leases
+                       advance(record) -> g + 1           controller| close, advance   | generation, policy, base
+
+Wang et al. 2020, Algorithm 1, with the outer loop pulled apart into leases so that the number of trainers, their
+deaths and their order cannot change what comes out: actions are keyed by (seed, generation, candidate), and a
+generation closes on its outcomes alone.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lfs.config import SearchConfig
+from search_space.advantage import advantages
+from search_space.errors import UserError
+from search_space.policy import PolicyState, ask, tell
+from search_space.spaces import get_space
+
+MAX_FAILURES = 3
+"""Errors of one candidate after which the search stops: the same error would come back for ever."""
+
+MAX_LOSSES = 20
+"""Deaths of the process that trains one candidate after which the search stops: it likely kills it (memory)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lease:
+    """One piece of work for one trainer."""
+
+    kind: str
+    """`train` a candidate, `test` the final model, `wait` and ask again, `stop`: the search is over."""
+
+    generation: int = 0
+    index: int = 0
+    action: tuple[float, ...] = ()
+    base: Any = None
+    """Handle of the weights to start from (to test, for `test`); None: the initial weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """The outcome of one candidate, as it crosses from trainer to controller; the weights stay behind a handle."""
+
+    generation: int
+    index: int
+    reward: float
+    reward_se: float
+    replicates: npt.NDArray[np.float64]
+    diverged: bool
+    reason: str
+    metrics: dict[str, float]
+    num_images: int
+    train_s: float
+    validate_s: float
+    trainer: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchState:
+    """What a search is between two generations: everything that the next generation follows from, but the weights."""
+
+    generation: int
+    """The generation to run next."""
+
+    policy: PolicyState
+    num_images: int = 0
+    """Training pictures seen by all candidates so far: the cost."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready, exact."""
+        return {"generation": self.generation, "policy": self.policy.to_dict(), "num_images": self.num_images}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "SearchState":
+        """Inverse of `to_dict`."""
+        return cls(
+            generation=values["generation"],
+            policy=PolicyState.from_dict(values["policy"]),
+            num_images=values["num_images"],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationRecord:
+    """One closed generation: what was tried, what came of it, and the state that follows."""
+
+    generation: int
+    winner: int
+    rows: list[dict[str, Any]]
+    """One per candidate, in order: the table that results show."""
+
+    summary: dict[str, Any]
+    """The generation in one line."""
+
+    state: SearchState
+    """The state of the search after it."""
+
+
+@dataclass
+class _Open:
+    """The generation that is running."""
+
+    actions: npt.NDArray[np.float64]  # [B, dim]
+    queue: list[int]
+    leases: dict[str, int] = field(default_factory=dict)
+    reports: dict[int, Report] = field(default_factory=dict)
+    failures: dict[int, int] = field(default_factory=dict)
+    losses: dict[int, int] = field(default_factory=dict)
+    best: int | None = None
+    best_weights: Any = None
+
+
+class Search:
+    """One search. Weights are opaque handles here (an object reference under Ray, a plain dict in a test).
+
+    Args:
+        config: the resolved configuration.
+        state: where to go on; None: the beginning.
+        base: handle of the weights that the state's generation starts from; None: the initial weights.
+    """
+
+    def __init__(self, config: SearchConfig, state: SearchState | None = None, base: Any = None) -> None:
+        self.config = config
+        self.space = get_space(config.space)
+        self.state = state or SearchState(generation=0, policy=self.space.initial_policy())
+        self.base = base
+        self.error = ""
+        self.stop_requested = False
+        self._stopped = False
+        self.test_metrics: dict[str, float] | None = None
+        self._testing: str | None = None
+        self._open = self._begin()
+
+    def _begin(self) -> _Open:
+        """Sample the candidates of the state's generation; in the warm-up, the one fixed loss."""
+        if self.state.generation < self.config.warmup_generations:
+            actions = np.asarray(self.space.warmup_action(), dtype=np.float64)[None]  # [1, dim]
+        else:
+            policy, generation = self.state.policy, self.state.generation
+            actions = ask(policy, self.config.population, seed=self.config.seed, generation=generation)  # [B, dim]
+        return _Open(actions=actions, queue=list(range(len(actions))))
+
+    @property
+    def trained(self) -> bool:
+        """Whether all generations are closed, or the search was asked to stop after the last one."""
+        return self._stopped or self.state.generation >= self.config.generations
+
+    @property
+    def over(self) -> bool:
+        """Whether no work is left at all."""
+        complete = self.state.generation >= self.config.generations
+        return bool(self.error) or (self.trained and (not complete or self.test_metrics is not None))
+
+    @property
+    def ready_to_close(self) -> bool:
+        """Whether every candidate of the running generation has its outcome."""
+        return not self.trained and len(self._open.reports) == len(self._open.actions)
+
+    @property
+    def running(self) -> dict[str, int]:
+        """Trainer -> candidate, of the running generation."""
+        return dict(self._open.leases)
+
+    @property
+    def actions(self) -> npt.NDArray[np.float64]:
+        """[B, dim] the running generation's candidates."""
+        return self._open.actions
+
+    @property
+    def reports(self) -> dict[int, Report]:
+        """Outcomes of the running generation so far."""
+        return dict(self._open.reports)
+
+    @property
+    def best_weights(self) -> Any:
+        """Handle of the best candidate's weights so far; None if there is none or it was lost."""
+        return self._open.best_weights
+
+    def lease(self, trainer: str) -> Lease:
+        """The next piece of work for a trainer; asked again, the same piece (a lost answer costs nothing)."""
+        if self.over:
+            return Lease(kind="stop")
+        if self.trained:
+            if self._testing not in (None, trainer):
+                return Lease(kind="wait")
+            self._testing = trainer
+            return Lease(kind="test", generation=self.state.generation, base=self.base)
+        work = self._open
+        if trainer not in work.leases:
+            if not work.queue:
+                return Lease(kind="wait")
+            work.leases[trainer] = work.queue.pop(0)
+        index = work.leases[trainer]
+        action = tuple(float(x) for x in work.actions[index])
+        return Lease(kind="train", generation=self.state.generation, index=index, action=action, base=self.base)
+
+    def release(self, trainer: str) -> None:
+        """The trainer is dead or starts afresh: its piece of work goes back to the front of the queue."""
+        if self._testing == trainer:
+            self._testing = None
+        index = self._open.leases.pop(trainer, None)
+        if index is None:
+            return
+        self._requeue(index)
+        losses = self._open.losses[index] = self._open.losses.get(index, 0) + 1
+        if losses >= MAX_LOSSES:
+            which = f"candidate {index} of generation {self.state.generation}"
+            self.fail(f"{which} lost its trainer {losses} times; likely it kills it (out of memory?)")
+
+    def _requeue(self, index: int) -> None:
+        work = self._open
+        if index not in work.reports and index not in work.queue and index not in work.leases.values():
+            work.queue = sorted([*work.queue, index])
+
+    def report(self, report: Report, weights: Any) -> bool:
+        """Take an outcome. Idempotent on (generation, index); anything late or early is dropped.
+
+        An outcome counts whoever brings it, lease or not: it depends on the candidate alone.
+
+        Returns:
+            Whether it was news.
+        """
+        work, index = self._open, report.index
+        for trainer in [t for t, i in work.leases.items() if t == report.trainer and i == index]:
+            del work.leases[trainer]
+        current = not self.trained and report.generation == self.state.generation
+        if not current or not 0 <= index < len(work.actions) or index in work.reports:
+            return False
+        work.reports[index] = report
+        work.queue = [i for i in work.queue if i != index]
+        self._keep_best(report, weights)
+        return True
+
+    def _keep_best(self, report: Report, weights: Any) -> None:
+        """Hold the weights of the best reward so far; equal rewards go to the lower index, whoever came first."""
+        work = self._open
+        if report.diverged:
+            return
+        standing = None if work.best is None else work.reports[work.best]
+        if standing is None or (report.reward, -report.index) > (standing.reward, -standing.index):
+            work.best, work.best_weights = report.index, weights
+
+    def lose_best_weights(self) -> None:
+        """The best candidate's weights died with their owner: train that candidate again (the same bits come out)."""
+        work = self._open
+        if work.best is not None:
+            del work.reports[work.best]
+            self._requeue(work.best)
+            work.best = work.best_weights = None
+            for report in list(work.reports.values()):  # a stand-in, until the same winner comes back
+                self._keep_best(report, None)
+
+    def failed(self, trainer: str, generation: int, index: int, message: str, *, fatal: bool) -> None:
+        """A trainer could not finish a candidate: hand it out again, or stop where that cannot help."""
+        if generation != self.state.generation or self.over:
+            return
+        failures = self._open.failures[index] = self._open.failures.get(index, 0) + 1
+        self._open.leases.pop(trainer, None)
+        if self._testing == trainer:
+            self._testing = None
+        else:
+            self._requeue(index)
+        if fatal or failures >= MAX_FAILURES:
+            self.fail(message)
+
+    def fail(self, message: str) -> None:
+        """Stop the search: `message` is what the user reads."""
+        self.error = self.error or message
+
+    def tested(self, metrics: dict[str, float]) -> None:
+        """The final model's scores on the test pairs: the last piece of work."""
+        self.test_metrics = metrics
+
+    def close(self) -> GenerationRecord:
+        """Outcomes -> advantages -> policy step -> record. Changes nothing yet; `advance` does.
+
+        Raises:
+            UserError: every candidate diverged, so there is no model to go on with.
+        """
+        work, config, before = self._open, self.config, self.state
+        reports = [work.reports[i] for i in range(len(work.actions))]
+        if work.best is None:
+            raise UserError(
+                f"all {len(reports)} candidates of generation {before.generation} diverged ({reports[0].reason}); "
+                "lower --trainer.lr, or the margins of the space"
+            )
+        winner = reports[work.best]
+        paired = [_paired_se(r, winner) for r in reports]
+        warm = before.generation < config.warmup_generations
+        gains = np.zeros(len(reports)) if warm else self._advantages(reports, paired)
+        policy = before.policy
+        if config.mode == "search" and not warm:
+            policy = tell(policy, work.actions, gains, config.policy)
+        state = SearchState(
+            generation=before.generation + 1,
+            policy=policy,
+            num_images=before.num_images + sum(r.num_images for r in reports),
+        )
+        rows = [
+            self._row(r, work.actions[r.index], g, p, r is winner)
+            for r, g, p in zip(reports, gains, paired, strict=True)
+        ]
+        return GenerationRecord(
+            generation=before.generation,
+            winner=winner.index,
+            rows=rows,
+            summary=self._summary(rows, winner, state),
+            state=state,
+        )
+
+    def _advantages(self, reports: list[Report], paired: list[float]) -> npt.NDArray[np.float64]:
+        """Rewards to advantages, with the noise floor in the configured unit."""
+        settings = self.config.policy
+        rewards = np.array([r.reward for r in reports])
+        diverged = np.array([r.diverged for r in reports])
+        floor = settings.noise_floor
+        if settings.noise_floor_unit == "paired_se":
+            worst = min((r.reward, r.index) for r in reports if not r.diverged)[1]
+            floor *= paired[worst]
+        return advantages(rewards, kind=settings.advantage, noise_floor=floor, diverged=diverged)
+
+    def _row(
+        self, report: Report, action: npt.NDArray[np.float64], gain: float, paired: float, won: bool
+    ) -> dict[str, Any]:
+        loss = self.space.decode(action)
+        return {
+            "generation": report.generation,
+            "candidate": report.index,
+            "reward": None if report.diverged else report.reward,
+            "reward_se": None if report.diverged else report.reward_se,
+            "paired_se": None if report.diverged else paired,
+            "advantage": float(gain),
+            "winner": won,
+            "diverged": report.diverged,
+            "reason": report.reason,
+            "action": [float(x) for x in action],
+            "margins": [float(m) for m in loss.margins],
+            "a": [float(a) for a in loss.a],
+            "trainer": report.trainer,
+            "num_images": report.num_images,
+            "train_s": report.train_s,
+            "validate_s": report.validate_s,
+            **report.metrics,
+        }
+
+    def _summary(self, rows: list[dict[str, Any]], winner: Report, state: SearchState) -> dict[str, Any]:
+        rewards = [r["reward"] for r in rows if not r["diverged"]]
+        won = rows[winner.index]
+        return {
+            "generation": winner.generation,
+            "warmup": winner.generation < self.config.warmup_generations,
+            "candidates": len(rows),
+            "diverged": len(rows) - len(rewards),
+            "best_reward": winner.reward,
+            "best_reward_se": winner.reward_se,
+            "mean_reward": math.fsum(rewards) / len(rewards),
+            "winner": winner.index,
+            "winner_margins": won["margins"],
+            "moved": any(r["advantage"] for r in rows) and self.config.mode == "search",
+            **self.policy_margins(state.policy),
+        }
+
+    def policy_margins(self, policy: PolicyState) -> dict[str, list[float]]:
+        """Mean and standard deviation of the margins that a policy samples, each [num_bins]."""
+        mean, std = self.space.margin_statistics(policy)
+        return {"policy_mean": mean.tolist(), "policy_std": std.tolist()}
+
+    def advance(self, record: GenerationRecord, base: Any) -> None:
+        """Open the next generation from a closed one's record and the handle of its winner's weights."""
+        assert record.generation == self.state.generation, "only the running generation can be advanced"
+        self.state, self.base, self._stopped = record.state, base, self.stop_requested
+        self._open = self._begin()
+
+
+def _paired_se(report: Report, winner: Report) -> float:
+    """Standard error of the difference of two rewards over the same resamples of the same pairs."""
+    if report.diverged or report is winner:
+        return 0.0
+    return float(np.std(report.replicates - winner.replicates, ddof=1))

@@ -1,0 +1,217 @@
+"""Flags and YAML in, one checked configuration out; every mistake ends in one line that names its place.
+
+A recipe (YAML) is laid over the defaults, flags over the recipe, and pydantic checks the types of the result.
+"""
+
+import argparse
+import ast
+import dataclasses
+import difflib
+import inspect
+import textwrap
+import typing
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import UnionType
+from typing import Any, NoReturn
+
+import pydantic
+import yaml
+
+from search_space.errors import UserError
+
+RECIPES = Path(__file__).resolve().parent.parent / "configs"
+Tree = dict[str, Any]
+T = typing.TypeVar("T")
+
+
+def field_help(cls: type) -> dict[str, str]:
+    """The docstring under each field of a dataclass, by field name."""
+    [body] = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    assert isinstance(body, ast.ClassDef)
+    notes: dict[str, str] = {}
+    for item, after in zip(body.body, body.body[1:], strict=False):
+        is_doc = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and is_doc:
+            notes[item.target.id] = " ".join(str(after.value.value).split())  # type: ignore[attr-defined]
+    return notes
+
+
+def leaves(cls: type, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
+    """(dotted name, type, help) of every setting below a dataclass."""
+    notes, hints = field_help(cls), typing.get_type_hints(cls)
+    for item in dataclasses.fields(cls):
+        name = prefix + item.name
+        if dataclasses.is_dataclass(hints[item.name]):
+            yield from leaves(hints[item.name], name + ".")
+        else:
+            default = ",".join(map(str, item.default)) if isinstance(item.default, tuple) else item.default
+            shown = "" if default in ("", None) else f" [{default}]"
+            yield name, hints[item.name], notes[item.name] + shown
+
+
+def flag(name: str) -> str:
+    """`trainer.batch_size` -> `--trainer.batch-size`."""
+    return "--" + name.replace("_", "-")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with a nearest-flag hint, and errors of one line (exit 2)."""
+
+    def error(self, message: str) -> NoReturn:
+        unknown = message.partition("unrecognized arguments: ")[2].split(" ")[0].split("=")[0]
+        near = difflib.get_close_matches(unknown, list(self._option_string_actions), n=1, cutoff=0.5) if unknown else []
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        self.exit(2, f"{self.prog}: {message}{hint}; see --help\n")
+
+
+def add_flags(parser: argparse.ArgumentParser, cls: type) -> None:
+    """One flag per setting of the dataclass, grouped by component; absent flags leave no trace in the result."""
+    groups: dict[str, Any] = {}
+    for name, hint, note in leaves(cls):
+        part = name.rpartition(".")[0]
+        group = groups.setdefault(part, parser.add_argument_group(part or "search"))
+        kind = {"bool": "true|false"}.get(getattr(hint, "__name__", ""), "VALUE")
+        group.add_argument(flag(name), dest=name, metavar=kind, default=argparse.SUPPRESS, help=note.replace("%", "%%"))
+
+
+def read_recipe(name: str) -> tuple[Path, Tree, yaml.Node | None]:
+    """A recipe by path, or by its bare name in configs/: where it is, its values, and its marked YAML nodes."""
+    path = Path(name)
+    if not path.exists() and (RECIPES / f"{name}.yaml").exists():
+        path = RECIPES / f"{name}.yaml"
+    try:
+        text = path.read_text(encoding="utf-8")
+        values, node = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
+    except FileNotFoundError:
+        known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
+        raise UserError(f"no recipe {name!r}: expected a YAML file, or one of {known}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{where}: not YAML: {getattr(error, 'problem', None) or 'cannot be read'}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as text: {error}") from None
+    if values is None:
+        return path, {}, None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}, line 1: expected `key: value` lines, got {type(values).__name__}")
+    return path, values, node
+
+
+def line_of(node: yaml.Node | None, keys: tuple[str, ...]) -> int | None:
+    """Line (from 1) of the innermost of nested `keys` that the YAML document has."""
+    line = None
+    for key in keys:
+        if not isinstance(node, yaml.MappingNode):
+            break
+        pairs = [(k, v) for k, v in node.value if k.value == key]
+        if not pairs:
+            break
+        line, node = pairs[0][0].start_mark.line + 1, pairs[0][1]
+    return line
+
+
+def place(keys: tuple[str, ...], source: str, node: yaml.Node | None, flags: Mapping[str, str]) -> str:
+    """Where a setting came from, for the front of an error message."""
+    if ".".join(keys) in flags:
+        return flag(".".join(keys))
+    line = line_of(node, keys)
+    return f"{source}, line {line}" if line else source or "configuration"
+
+
+def refuse_unknown(cls: type, values: Tree, source: str, node: yaml.Node | None, path: tuple[str, ...] = ()) -> None:
+    """Raise `UserError` at the first key that names no field, with the nearest one that does."""
+    hints = typing.get_type_hints(cls)
+    for key, value in values.items():
+        keys = (*path, str(key))
+        if key not in hints:
+            near = difflib.get_close_matches(str(key), hints, n=1, cutoff=0.4)
+            hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(hints)}"
+            raise UserError(f"{place(keys, source, node, {})}: unknown key {'.'.join(keys)!r}; {hint}")
+        if dataclasses.is_dataclass(hints[key]):
+            if not isinstance(value, dict):
+                raise UserError(
+                    f"{place(keys, source, node, {})}: {'.'.join(keys)} must hold `key: value` lines, got {value!r}"
+                )
+            refuse_unknown(typing.cast(type, hints[key]), value, source, node, keys)
+
+
+def is_tuple(hint: Any) -> bool:
+    """Whether a setting is a list of values, written with commas on the command line."""
+    return typing.get_origin(hint) is tuple or (
+        isinstance(hint, UnionType) and any(map(is_tuple, typing.get_args(hint)))
+    )
+
+
+def typed(text: str, hint: Any) -> object:
+    """A flag's text as pydantic wants it: words stay words, lists split at commas, `none` is None."""
+    if is_tuple(hint):
+        return [part.strip() for part in text.split(",") if part.strip()]
+    if isinstance(hint, UnionType) and type(None) in typing.get_args(hint) and text.lower() in ("none", "null", "auto"):
+        return None
+    return text
+
+
+def split_commas(cls: type, values: Tree) -> Tree:
+    """Recipe values with comma-separated strings of list settings split."""
+    hints = typing.get_type_hints(cls)
+    result: Tree = {}
+    for key, value in values.items():
+        if dataclasses.is_dataclass(hints[key]):
+            result[key] = split_commas(typing.cast(type, hints[key]), value)
+        else:
+            result[key] = typed(value, hints[key]) if is_tuple(hints[key]) and isinstance(value, str) else value
+    return result
+
+
+def overlay(values: Tree, flags: Mapping[str, str], cls: type) -> Tree:
+    """The recipe's values with the flags' laid over them."""
+    merged = split_commas(cls, values)
+    hints = {name: hint for name, hint, _ in leaves(cls)}
+    for name, text in flags.items():
+        *parts, last = name.split(".")
+        inner = merged
+        for part in parts:
+            inner = inner.setdefault(part, {})
+        inner[last] = typed(text, hints[name])
+    return merged
+
+
+def describe(error: pydantic.ValidationError, source: str, node: yaml.Node | None, flags: Mapping[str, str]) -> str:
+    """The first of pydantic's complaints as one line with its place."""
+    first = error.errors()[0]
+    keys = tuple(str(k) for k in first["loc"] if isinstance(k, str) and k.isidentifier())
+    if first["type"] == "value_error":  # from a __post_init__, whose message starts with the field's name
+        message = str(first["ctx"]["error"])
+        words = message.replace(",", " ").split()
+        named = [
+            (*keys, w)
+            for w in words
+            if ".".join((*keys, w)) in flags or line_of(node, (*keys, w)) not in (None, line_of(node, keys))
+        ]
+        return f"{place(named[0] if named else keys, source, node, flags)}: {message}"
+    expected = first["msg"].removeprefix("Input should be ").split(", ")[0]
+    expected = expected.replace("a valid integer", "a whole number").replace("valid ", "")
+    name, got = ".".join(keys), first["input"]
+    return f"{place(keys, source, node, flags)}: {name} must be {expected}, got {got!r}"
+
+
+def build(cls: type[T], recipe: str, flags: Mapping[str, str]) -> T:
+    """The checked configuration of a recipe (empty: none) with flags laid over it.
+
+    Raises:
+        UserError: one line with file and line, or flag; what was expected; what was got.
+    """
+    path, values, node = read_recipe(recipe) if recipe else (Path(), {}, None)
+    source = str(path) if recipe else ""
+    refuse_unknown(cls, values, source, node)
+    return checked(cls, overlay(values, flags, cls), source, node, flags)
+
+
+def checked(cls: type[T], values: Tree, source: str, node: yaml.Node | None = None, flags: Mapping[str, str] = {}) -> T:
+    """`values` as the dataclass `cls`, types checked by pydantic."""
+    try:
+        return pydantic.TypeAdapter(cls).validate_python(values)
+    except pydantic.ValidationError as error:
+        raise UserError(describe(error, source, node, flags)) from None

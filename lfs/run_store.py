@@ -1,0 +1,306 @@
+"""The run directory, on any file system that pyarrow knows. A generation exists once its COMMIT does.
+
+    RUN/config.yaml                     resolved configuration, versions
+    RUN/generations/000007/             state.json  candidates.parquet  winner.safetensors  COMMIT (written last)
+    RUN/result.json                     test scores of the final model
+    RUN/tune/                           Tune's own experiment
+
+COMMIT names the size and SHA-256 of the other three. Whatever lacks it was cut off half way and is written again.
+"""
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.fs
+import pyarrow.parquet
+import yaml
+from tenacity import (
+    RetryError,
+    Retrying,
+    before_sleep_log,
+    retry_if_exception_type,
+    stop_after_attempt,
+    wait_exponential,
+)
+
+from lfs.config import SearchConfig
+from lfs.generation import GenerationRecord, SearchState
+from lfs.options import checked
+from search_space.errors import UserError
+from trainers.candidate import Weights
+from trainers.checkpoint import from_bytes, to_bytes
+
+FORMAT = 1
+logger = logging.getLogger(__name__)
+HOPELESS = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENOENT}
+
+
+class _HopelessError(Exception):
+    """Writing will not succeed however often it is tried."""
+
+
+def open_root(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
+    """File system and path of a storage root: a local path (made absolute) or a URI."""
+    try:
+        if "://" in uri:
+            filesystem, path = pyarrow.fs.FileSystem.from_uri(uri)
+            return filesystem, path
+    except (pa.ArrowInvalid, OSError, ValueError) as error:
+        raise UserError(f"storage {uri!r}: not a usable location: {_first_line(error)}") from None
+    return pyarrow.fs.LocalFileSystem(), str(Path(uri).expanduser().resolve())
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0]
+
+
+class RunStore:
+    """Reads and writes one run directory.
+
+    Args:
+        uri: the run directory.
+        filesystem: for tests that need one that fails; default: from `uri`.
+    """
+
+    def __init__(self, uri: str, filesystem: pyarrow.fs.FileSystem | None = None, attempts: int = 5) -> None:
+        self.fs, self.path = open_root(uri)
+        self.uri = uri if "://" in uri else self.path
+        self.fs = filesystem or self.fs
+        self.attempts = attempts
+
+    @property
+    def name(self) -> str:
+        """Name of the run: its folder's."""
+        return self.path.rstrip("/").rsplit("/", 1)[-1]
+
+    # ---- reading
+
+    def exists(self, *parts: str) -> bool:
+        """Whether a file or folder is there."""
+        return bool(self.fs.get_file_info("/".join((self.path, *parts))).type != pyarrow.fs.FileType.NotFound)
+
+    def read(self, *parts: str) -> bytes:
+        """A file's bytes."""
+        with self.fs.open_input_stream("/".join((self.path, *parts))) as stream:
+            return bytes(stream.read())
+
+    def load_config(self) -> SearchConfig:
+        """The run's resolved configuration."""
+        if not self.exists("config.yaml"):
+            raise UserError(f"{self.uri} is no run: it has no config.yaml; `python -m lfs.results` lists runs")
+        try:
+            values = yaml.safe_load(self.read("config.yaml"))
+            found, config = values["format"], values["config"]
+        except (yaml.YAMLError, KeyError, TypeError, OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{self.uri}/config.yaml: not a run's configuration: {_first_line(error)}") from None
+        if found != FORMAT:
+            raise UserError(f"{self.uri}/config.yaml: run format {found!r}; this version reads format {FORMAT}")
+        return checked(SearchConfig, config, f"{self.uri}/config.yaml")
+
+    def committed(self) -> list[int]:
+        """Numbers of the committed generations, rising."""
+        found = []
+        selector = pyarrow.fs.FileSelector(f"{self.path}/generations", allow_not_found=True)
+        for info in self.fs.get_file_info(selector):
+            name = info.base_name
+            if (
+                info.type == pyarrow.fs.FileType.Directory
+                and name.isdigit()
+                and self.exists("generations", name, "COMMIT")
+            ):
+                found.append(int(name))
+        return sorted(found)
+
+    def load_state(self, generation: int) -> tuple[SearchState, dict[str, Any]]:
+        """State after a committed generation, and its summary."""
+        values = json.loads(self._verified(generation, "state.json"))
+        return SearchState.from_dict(values["state"]), values["summary"]
+
+    def load_weights(self, generation: int) -> Weights:
+        """The winner's weights of a committed generation."""
+        weights, _ = from_bytes(
+            self._verified(generation, "winner.safetensors"), source=f"{self._folder(generation)}/winner.safetensors"
+        )
+        return weights
+
+    def load_candidates(self, generation: int) -> pd.DataFrame:
+        """The candidates of a committed generation, one row each."""
+        data = pa.BufferReader(self._verified(generation, "candidates.parquet"))
+        frame: pd.DataFrame = pyarrow.parquet.read_table(data).to_pandas()
+        return frame
+
+    def summaries(self) -> list[dict[str, Any]]:
+        """Every committed generation in one line each."""
+        return [self.load_state(generation)[1] for generation in self.committed()]
+
+    def load_last(self) -> tuple[SearchState, Weights] | None:
+        """State and weights after the last committed generation; None before the first."""
+        done = self.committed()
+        if not done:
+            return None
+        return self.load_state(done[-1])[0], self.load_weights(done[-1])
+
+    def load_result(self) -> dict[str, Any] | None:
+        """Test scores of the final model, if the search came to its end."""
+        return dict(json.loads(self.read("result.json"))) if self.exists("result.json") else None
+
+    def _folder(self, generation: int) -> str:
+        return f"{self.path}/generations/{generation:06d}"
+
+    def _verified(self, generation: int, name: str) -> bytes:
+        folder = f"{generation:06d}"
+        path = f"{self._folder(generation)}/{name}"
+        try:
+            data, expected = (
+                self.read("generations", folder, name),
+                json.loads(self.read("generations", folder, "COMMIT"))[name],
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}: a file of a committed generation cannot be read: {_first_line(error)}") from None
+        if expected != _fingerprint(data):
+            raise UserError(
+                f"{path}: damaged: size or SHA-256 differ from those in COMMIT; delete {folder}/COMMIT to redo it"
+            )
+        return data
+
+    # ---- writing
+
+    def create(self, config: SearchConfig) -> None:
+        """Make the run directory with its configuration; refuses one that is there, or that cannot be written."""
+        if self.exists("config.yaml"):
+            raise UserError(
+                f"run {self.uri} exists already; continue it with --resume {self.uri}, or choose another --name"
+            )
+        versions = {name: version(name) for name in ("lfs", "torch", "ray", "numpy")} | {
+            "python": platform.python_version()
+        }
+        text = yaml.safe_dump(
+            {"format": FORMAT, "versions": versions, "config": _plain(asdict(config))}, sort_keys=False
+        )
+        try:
+            self._write(f"{self.path}/config.yaml", text.encode())
+        except (OSError, _HopelessError) as error:
+            raise UserError(
+                f"storage {self.uri}: cannot be written: {_first_line(error)}; choose another --storage"
+            ) from None
+
+    def write_config(self, config: SearchConfig) -> None:
+        """Replace the configuration (a resume that extends the search)."""
+        values = yaml.safe_load(self.read("config.yaml"))
+        values["config"] = _plain(asdict(config))
+        self._retrying(
+            lambda: self._write(f"{self.path}/config.yaml", yaml.safe_dump(values, sort_keys=False).encode())
+        )
+
+    def commit(self, record: GenerationRecord, weights: Weights) -> None:
+        """Write one closed generation; COMMIT goes last, so a crash at any point leaves the previous one the last.
+
+        Raises:
+            OSError: storage still refuses after `attempts` tries.
+        """
+        files = {
+            "state.json": json.dumps({"state": record.state.to_dict(), "summary": record.summary}, indent=1).encode(),
+            "candidates.parquet": _parquet(record.rows),
+            "winner.safetensors": to_bytes(weights, {"generation": record.generation, "candidate": record.winner}),
+        }
+        prints = {name: _fingerprint(data) for name, data in files.items()}
+        folder = self._folder(record.generation)
+
+        def write() -> None:
+            for name, data in files.items():
+                self._write(f"{folder}/{name}", data)
+            self._write(f"{folder}/COMMIT", json.dumps(prints, indent=1).encode())
+
+        self._retrying(write)
+
+    def write_result(self, result: dict[str, Any]) -> None:
+        """Write the final model's test scores."""
+        self._retrying(lambda: self._write(f"{self.path}/result.json", json.dumps(result, indent=1).encode()))
+
+    def _retrying(self, write: Any) -> None:
+        retrying = Retrying(
+            stop=stop_after_attempt(self.attempts),
+            wait=wait_exponential(multiplier=0.2, max=5),
+            retry=retry_if_exception_type(OSError),
+            before_sleep=before_sleep_log(logger, logging.WARNING),
+        )
+        try:
+            retrying(write)
+        except RetryError as error:
+            cause = error.last_attempt.exception()
+            raise OSError(f"{self.uri}: {_first_line(cause or error)}") from cause
+        except _HopelessError as error:
+            raise OSError(f"{self.uri}: {error}") from None
+
+    def _write(self, path: str, data: bytes) -> None:
+        """One file, whole or not at all: renamed into place (and synced) where the file system can."""
+        try:
+            self.fs.create_dir(path.rsplit("/", 1)[0], recursive=True)
+            local = isinstance(self.fs, pyarrow.fs.LocalFileSystem)
+            target = f"{path}.tmp" if local else path
+            with self.fs.open_output_stream(target) as stream:
+                stream.write(data)
+            if local:
+                _sync(target)
+                os.replace(target, path)
+                _sync(path.rsplit("/", 1)[0])
+        except OSError as error:
+            if error.errno in HOPELESS or "Read-only file system" in str(error) or "Not a directory" in str(error):
+                raise _HopelessError(_first_line(error)) from error
+            raise
+
+
+def _sync(path: str) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, for YAML."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def _fingerprint(data: bytes) -> dict[str, Any]:
+    return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def _parquet(rows: list[dict[str, Any]]) -> bytes:
+    sink = pa.BufferOutputStream()
+    pyarrow.parquet.write_table(pa.Table.from_pylist(rows), sink)
+    return bytes(sink.getvalue())
+
+
+def find_runs(root: str) -> Iterator[RunStore]:
+    """Every run directly under a storage root, newest first.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    filesystem, path = open_root(root)
+    if filesystem.get_file_info(path).type != pyarrow.fs.FileType.Directory:
+        raise UserError(f"storage {root!r}: no such folder; searches put it there, or name another with --storage")
+    folders = [
+        i for i in filesystem.get_file_info(pyarrow.fs.FileSelector(path)) if i.type == pyarrow.fs.FileType.Directory
+    ]
+    scheme = root.split("://")[0] + "://" if "://" in root else ""
+    stores = [(info.mtime or datetime.min, RunStore(f"{scheme}{info.path}")) for info in folders]
+    for _, store in sorted(stores, key=lambda pair: pair[0], reverse=True):
+        if store.exists("config.yaml"):
+            yield store

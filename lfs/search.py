@@ -1,0 +1,90 @@
+"""Search for a loss function.
+
+Examples:
+    python -m lfs.search --num-workers 8
+    python -m lfs.search --config real_faces --data.root /path/to/faces --num-workers 2
+    python -m lfs.search --resume runs/builtin-20260101-120000
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lfs.commands import FAILED, OK, run_command
+from lfs.config import MAY_CHANGE_ON_RESUME, SearchConfig
+from lfs.options import Parser, add_flags, build, flag
+from lfs.run_store import RunStore
+from lfs.view import View, default_name
+from search_space.errors import UserError
+
+
+def parser() -> Parser:
+    """The command's flags: a recipe, a run to resume, and one flag per setting."""
+    made = Parser(
+        prog="python -m lfs.search",
+        usage="%(prog)s [--config RECIPE | --resume RUN] [--SETTING VALUE ...]",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("--config", metavar="RECIPE", default="", help="YAML file, or a name in configs/ [builtin]")
+    made.add_argument(
+        "--resume", metavar="RUN", default="", help="run directory to continue after its last committed generation"
+    )
+    add_flags(made, SearchConfig)
+    return made
+
+
+def resumed(run: str, flags: dict[str, str]) -> tuple[RunStore, dict[str, Any]]:
+    """A run to continue, and those of its settings that are given anew.
+
+    Raises:
+        UserError: no such run, or a setting that a resume cannot change.
+    """
+    store = RunStore(run)
+    config = store.load_config()
+    for name in flags:
+        if name not in MAY_CHANGE_ON_RESUME:
+            may = ", ".join(map(flag, MAY_CHANGE_ON_RESUME))
+            raise UserError(f"{flag(name)} cannot change in a resumed run, its results would differ; these can: {may}")
+    given = build(SearchConfig, "", flags)
+    changes = {name: getattr(given, name) for name in flags}
+    done = len(store.committed())
+    if changes.get("generations", config.generations) < done:
+        raise UserError(f"--generations: {store.uri} has {done} generations already, got {changes['generations']}")
+    return store, changes
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; see the module."""
+    flags = vars(parser().parse_args(argv))
+    recipe, resume = flags.pop("config"), flags.pop("resume")
+    view = View()
+    if resume and recipe:
+        raise UserError("--resume goes without --config: the run has its own")
+    if resume:
+        store, changes = resumed(resume, flags)
+    else:
+        config = build(SearchConfig, recipe or "builtin", flags)
+        config = replace(config, name=config.name or default_name(Path(recipe or "builtin").stem))
+
+    from lfs.driver import new_run, old_run, run_search
+
+    if resume:
+        config = old_run(store, changes, view)
+    else:
+        store, config = new_run(config, view)
+    outcome = run_search(store, config, view)
+    if outcome.error:
+        print(f"lfs.search: {outcome.error}; continue with --resume {outcome.run}", file=sys.stderr)
+        return FAILED
+    view.finish(outcome.run, outcome.status)
+    if outcome.status["generation"] < config.generations:
+        view.say(f"stopped      continue with python -m lfs.search --resume {outcome.run}")
+    return OK
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,202 @@
+"""A trainer as Ray Tune sees it: a long-lived trial that pulls candidates until there are none.
+
+One Tune result is one candidate. Nothing is checkpointed here: the state of a search is the controller's, and a
+trainer that starts afresh only asks for work again.
+"""
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import ray
+from ray import tune
+from ray.exceptions import RayError
+
+from lfs.config import SearchConfig
+from lfs.controller import NAMESPACE
+from lfs.generation import Lease, Report
+from search_space.errors import UserError
+from search_space.spaces import get_space
+from trainers.candidate import Candidate, CandidateResult, Weights
+from trainers.trainer import CandidateTrainer
+
+PROGRESS_S = 1.0
+RETRY_S = 0.5
+MAX_RAY_ERRORS = 5
+"""Failures of Ray in a row (a base that cannot be fetched, say) after which this process gives up to a fresh one."""
+logger = logging.getLogger(__name__)
+
+
+class Trainer(tune.Trainable):
+    """Evaluates candidates, one after the other, for the controller named in its configuration."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Load data and build the network once; candidates only load weights."""
+        self.label = f"trainer-{config['trainer']:03d}"
+        self.controller = ray.get_actor(config["controller"], namespace=NAMESPACE)
+        self.me = ray.get_runtime_context().current_actor
+        self.incarnation = ray.get_runtime_context().get_actor_id()
+        self.base: tuple[int, Weights | None] = (-1, None)
+        self.next_lease: Lease | None = None
+        self.ray_errors = 0
+        try:
+            search: SearchConfig = ray.get(self.controller.get_config.remote())
+            self.space = get_space(search.space)
+            self.trainer = CandidateTrainer(with_threads(search), search.data, search.reward, seed=search.seed)
+        except Exception as error:
+            logger.exception("%s cannot start", self.label)
+            ray.get(self.controller.broken.remote(self.label, _line(error), isinstance(error, UserError)))
+            self.next_lease = Lease(kind="stop")
+
+    def step(self) -> dict[str, Any]:
+        """Train one candidate. The next lease is taken at the end, so that the last result can say `done`."""
+        lease = self.next_lease or self._next()
+        if lease.kind == "stop":
+            return {tune.result.DONE: True}
+        row = self._train(lease)
+        self.next_lease = self._next()
+        return row | {tune.result.DONE: self.next_lease.kind == "stop"}
+
+    def alive(self) -> int:
+        """Answers between two candidates; fails at once when this process is dead. The controller waits on it."""
+        return os.getpid()
+
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
+        """Nothing to save: see the module."""
+        return {}
+
+    def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
+        """Nothing to load."""
+
+    def _next(self) -> Lease:
+        """The next candidate, or `stop`; a test of the final model is done on the way."""
+        while True:
+            lease: Lease = ray.get(self.controller.lease.remote(self.label, self.incarnation, self.me))
+            if lease.kind in ("train", "stop"):
+                return lease
+            if lease.kind == "test":
+                self._test(lease)
+
+    def _test(self, lease: Lease) -> None:
+        try:
+            metrics = self.trainer.test(self._weights(lease) or self.trainer.initial_weights())
+            ray.get(self.controller.tested.remote(metrics))
+        except Exception as error:
+            self._failed(lease, error)
+
+    def _train(self, lease: Lease) -> dict[str, Any]:
+        """Train, validate and report the leased candidate; its row for Tune's result table."""
+        candidate = Candidate(generation=lease.generation, index=lease.index, loss=self.space.decode(lease.action))
+        began = time.perf_counter()
+        try:
+            result = self.trainer.run(candidate, self._weights(lease), progress=Progress(self))
+            weights = [] if result.diverged else [ray.put(result.weights)]
+            report = as_report(result, self.label)
+            ray.get(self.controller.report.remote(report, weights))
+            self.ray_errors = 0
+        except Exception as error:
+            self._failed(lease, error)
+            return {"generation": lease.generation, "candidate": lease.index, "error": _line(error)}
+        return _row(report, candidate, time.perf_counter() - began)
+
+    def _weights(self, lease: Lease) -> Weights | None:
+        """The generation's base weights, fetched once per generation and read where they lie in the object store."""
+        if self.base[0] != lease.generation:
+            self.base = (lease.generation, None if lease.base is None else ray.get(lease.base))
+        return self.base[1]
+
+    def _failed(self, lease: Lease, error: Exception) -> None:
+        """Tell the controller, unless it was Ray's doing: then the candidate is simply asked for again."""
+        logger.exception("candidate %d of generation %d failed", lease.index, lease.generation)
+        self.base = (-1, None)
+        if isinstance(error, RayError):
+            self.ray_errors += 1
+            if self.ray_errors >= MAX_RAY_ERRORS:
+                raise error
+            time.sleep(RETRY_S)
+            return
+        fatal = isinstance(error, UserError)
+        ray.get(self.controller.failed.remote(self.label, lease.generation, lease.index, _line(error), fatal))
+
+
+class WhenOver(tune.Stopper):
+    """Ends every trial of a search when it is over, also those that never found room.
+
+    Tune pickles its stoppers, so this one holds the controller's name alone; the event behind it stays in the driver.
+    """
+
+    events: ClassVar[dict[str, threading.Event]] = {}
+
+    def __init__(self, controller: str) -> None:
+        self.controller = controller
+
+    @classmethod
+    @contextlib.contextmanager
+    def told_by(cls, controller: str, event: threading.Event) -> Iterator[None]:
+        """While in the block, `event` says that the search of this controller is over."""
+        cls.events[controller] = event
+        try:
+            yield
+        finally:
+            del cls.events[controller]
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """A single trial ends by its own `done`."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether the search is over."""
+        return self.controller in self.events and self.events[self.controller].is_set()
+
+
+class Progress:
+    """Passes a candidate's progress to the controller, at most once a second, and never waits for it."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.controller, self.label = trainer.controller, trainer.label
+        self.batch_size = trainer.trainer.config.batch_size
+        self.began = self.last = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        """`done` of `total` steps are behind."""
+        now = time.monotonic()
+        if now - self.last >= PROGRESS_S:
+            self.last = now
+            self.controller.progress.remote(self.label, done, total, done * self.batch_size / (now - self.began))
+
+
+def with_threads(search: SearchConfig) -> Any:
+    """The trainer's configuration, with as many torch threads as CPUs are reserved for it."""
+    return replace(search.trainer, num_threads=max(search.trainer.num_threads, int(search.cpus_per_worker)))
+
+
+def as_report(result: CandidateResult, trainer: str) -> Report:
+    """A result as it goes to the controller: without the weights."""
+    return Report(
+        generation=result.generation, index=result.index, reward=result.reward, reward_se=result.reward_se,
+        replicates=result.replicates, diverged=result.diverged, reason=result.reason, metrics=result.metrics,
+        num_images=result.num_images, train_s=result.train_s, validate_s=result.validate_s, trainer=trainer,
+    )  # fmt: skip
+
+
+def _row(report: Report, candidate: Candidate, took_s: float) -> dict[str, Any]:
+    """The candidate as a Tune result: flat numbers, which its loggers turn into CSV, JSON and TensorBoard scalars."""
+    margins = candidate.loss.margins
+    return {
+        "generation": report.generation, "candidate": report.index, "reward": report.reward,
+        "reward_se": report.reward_se, "diverged": report.diverged, "margin_mean": sum(margins) / len(margins),
+        **({f"margin_{j}": m for j, m in enumerate(margins)} if len(margins) > 1 else {}),
+        "images_per_s": report.num_images / max(report.train_s, 1e-9), "train_s": report.train_s,
+        "validate_s": report.validate_s, "overhead_s": took_s - report.train_s - report.validate_s, **report.metrics,
+    }  # fmt: skip
+
+
+def _line(error: Exception) -> str:
+    """An error in one line; what is not the user's doing says its kind."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"

@@ -1,0 +1,203 @@
+"""What a search shows: a live view on a terminal, one plain line a generation in a pipe, a table at the end."""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+MAX_ROWS = 16
+"""Candidates shown one by one in the live view."""
+
+
+def margins_text(margins: Sequence[float]) -> str:
+    """Margins for a reader: one number, or the first, middle and last of several."""
+    if len(margins) <= 3:
+        return " ".join(f"{m:.3f}" for m in margins)
+    return f"{margins[0]:.2f} … {margins[len(margins) // 2]:.2f} … {margins[-1]:.2f}"
+
+
+def reward_text(value: float | None, se: float | None = None) -> str:
+    """A score with its standard error."""
+    if value is None or value != value:
+        return "-"
+    return f"{value:.4f}" + (f" ± {se:.4f}" if se is not None and se == se else "")
+
+
+def duration_text(seconds: float | None) -> str:
+    """h:mm:ss, or `?`."""
+    if seconds is None:
+        return "?"
+    minutes, s = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{s:02d}"
+
+
+def generation_line(summary: dict[str, Any], status: dict[str, Any]) -> str:
+    """One closed generation as a plain line."""
+    policy = f"{margins_text(summary['policy_mean'])} ± {margins_text(summary['policy_std'])}"
+    kind = " (warm-up)" if summary["warmup"] else ""
+    lost = f", {summary['diverged']} diverged" if summary["diverged"] else ""
+    left = f", {duration_text(status['eta_s'])} left" if status["eta_s"] is not None else ""
+    best = reward_text(summary["best_reward"], summary["best_reward_se"])
+    return (
+        f"generation {summary['generation'] + 1}/{status['generations']}{kind}: "
+        f"best {best}, mean {summary['mean_reward']:.4f}{lost}, "
+        f"winner's margin {margins_text(summary['winner_margins'])}, policy {policy}, "
+        f"{summary['images_per_s']:,.0f} images/s{left}"
+    )
+
+
+def summary_table(summaries: Sequence[dict[str, Any]]) -> Table:
+    """Generations as a table."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for title in ("generation", "best reward", "mean", "winner", "winner's margin", "policy margin"):
+        table.add_column(title, justify="left" if "margin" in title else "right", no_wrap=True)
+    for s in summaries:
+        policy = f"{margins_text(s['policy_mean'])} ± {margins_text(s['policy_std'])}"
+        number = f"{s['generation'] + 1}" + ("w" if s["warmup"] else "")
+        best = reward_text(s["best_reward"], s["best_reward_se"])
+        table.add_row(
+            number, best, f"{s['mean_reward']:.4f}", str(s["winner"]), margins_text(s["winner_margins"]), policy
+        )
+    return table
+
+
+def test_line(metrics: dict[str, float]) -> str:
+    """The final model's test scores in one line."""
+    fars = [key for key in metrics if key.startswith("tar@far=") and not key.endswith("_se")]
+    tars = ", ".join(f"TAR@FAR={float(k[8:]):g} {reward_text(metrics[k], metrics.get(k + '_se'))}" for k in fars)
+    accuracy = reward_text(metrics["accuracy"], metrics["accuracy_se"])
+    return f"test accuracy {accuracy}, AUC {reward_text(metrics['auc'])}, {tars}"
+
+
+class View:
+    """Shows one search. `say` and `warn` are lines that stay; `update` is the state that changes."""
+
+    def __init__(self, console: Console | None = None, errors: Console | None = None) -> None:
+        self.console = console or Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+        self.errors = errors or Console(stderr=True, highlight=False, soft_wrap=True)
+        self.live: Live | None = None
+        self.shown = 0
+
+    def say(self, line: str) -> None:
+        """One line for the record."""
+        self.console.print(line, markup=False)
+
+    def warn(self, line: str) -> None:
+        """One line that asks for attention, on the error stream."""
+        self.errors.print(f"warning: {line}", markup=False)
+
+    def progress(self, title: str) -> Callable[[int, int], None]:
+        """A callback (done, total) behind a progress bar; in a pipe, a line when it starts and nothing else."""
+        bar = _Bar(self.console, title)
+        return bar.update
+
+    def start(self, status: dict[str, Any]) -> None:
+        """Begin to show a search; generations that are behind already are not told again."""
+        self.shown = len(status["summaries"])
+        if self.shown:
+            self.say(f"resuming at generation {status['generation'] + 1} of {status['generations']}")
+        if self.console.is_terminal and not self.console.is_dumb_terminal:
+            self.live = Live(live_view(status), console=self.console, refresh_per_second=4, transient=True)
+            self.live.start()
+
+    def update(self, status: dict[str, Any]) -> None:
+        """Show the latest status; in a pipe, only generations that have closed since."""
+        if self.live:
+            self.live.update(live_view(status))
+            return
+        for summary in status["summaries"][self.shown :]:
+            self.say(generation_line(summary, status))
+            self.shown += 1
+
+    def stop(self) -> None:
+        """Take the live view away; the final table follows."""
+        if self.live:
+            self.live.stop()
+            self.live = None
+
+    def finish(self, run: str, status: dict[str, Any]) -> None:
+        """The result: generations, test scores, and where to look further."""
+        self.say("")
+        self.console.print(summary_table(status["summaries"]))
+        self.say("")
+        if status["test"]:
+            self.say(f"{test_line(status['test'])}  ({status['num_images']:,} training images in all)")
+        self.say(f"generations   python -m lfs.results {run}")
+        self.say(f"candidates    python -m lfs.results {run} --candidates")
+        self.say(f"TensorBoard   tensorboard --logdir {run}")
+
+
+class _Bar:
+    """A progress bar that appears with the first call and goes with the last."""
+
+    def __init__(self, console: Console, title: str) -> None:
+        self.console, self.title = console, title
+        self.bar: Progress | None = None
+        self.task: Any = None
+
+    def update(self, done: int, total: int) -> None:
+        """`done` of `total` are behind."""
+        if self.bar is None:
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.completed}/{task.total}"),
+                TimeRemainingColumn(),
+            )
+            self.bar = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
+            if not self.console.is_terminal:
+                self.console.print(f"{self.title} ...", markup=False)
+            self.bar.start()
+            self.task = self.bar.add_task(self.title, total=total)
+        self.bar.update(self.task, completed=done)
+        if done >= total:
+            self.bar.stop()
+
+
+def live_view(status: dict[str, Any]) -> RenderableType:
+    """The state of a search as one screen."""
+    policy = f"policy margin {margins_text(status['policy_mean'])} ± {margins_text(status['policy_std'])}"
+    best = f"best reward {reward_text(status['best'])}"
+    left = duration_text(status["eta_s"])
+    rate = f"{status['images_per_s']:,.0f} images/s   {status['trainers']} trainers   {left} left"
+    number = min(status["generation"] + 1, status["generations"])
+    warm = " (warm-up)" if status["generation"] < status["warmup_generations"] else ""
+    head = Text(f"generation {number}/{status['generations']}{warm}   {best}   {policy}", style="bold")
+    parts: list[RenderableType] = [head, Text(rate, style="dim")]
+    parts.append(Text("testing the final model ...") if status["testing"] else candidate_table(status["candidates"]))
+    if status["summaries"]:
+        parts += [Text(""), summary_table(status["summaries"][-8:])]
+    return Group(*parts)
+
+
+def candidate_table(candidates: Sequence[dict[str, Any]]) -> Table:
+    """The running generation's candidates."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for title in ("candidate", "state", "reward", "margin"):
+        table.add_column(title, no_wrap=True, justify="right" if title == "candidate" else "left")
+    for c in candidates[:MAX_ROWS]:
+        state = c["state"]
+        if state == "running" and c["total"]:
+            state = f"running {100 * c['done'] // c['total']:3d} %"
+        style = {"done": "green", "diverged": "red", "queued": "dim"}.get(c["state"], "")
+        table.add_row(
+            str(c["index"]),
+            Text(f"{state:13}", style=style),
+            reward_text(c["reward"], c["reward_se"]),
+            margins_text(c["margins"]),
+        )
+    if len(candidates) > MAX_ROWS:
+        table.add_row("...", f"and {len(candidates) - MAX_ROWS} more", "", "")
+    return table
+
+
+def default_name(recipe: str) -> str:
+    """Name of a run that was given none: recipe and local time."""
+    return f"{recipe or 'search'}-{time.strftime('%Y%m%d-%H%M%S')}"

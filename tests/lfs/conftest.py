@@ -1,0 +1,112 @@
+"""Small faces as real files, and searches as real processes that are cleaned up by their session id."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from trainers.data.builtin import FaceSetSpec, ensure_builtin_faces
+
+TINY = FaceSetSpec(
+    num_train_people=16, num_train_pictures=8, num_pair_people=20, num_pair_pictures=6, num_same=20, side=32
+)  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A search of seconds on small built-in faces, as a recipe's values."""
+    data = ensure_builtin_faces(tmp_path_factory.mktemp("faces"), spec=TINY).data_config()
+    pairs = {name: {"lmdb": p.lmdb, "pairs": p.pairs} for name, p in (("reward", data.reward), ("test", data.test))}
+    network = {"backbone": "small", "embedding_dim": 16, "batch_size": 16}
+    return {
+        "generations": 4, "population_size": 4, "seed": 5,
+        "data": {"train": list(data.train), "train_list": list(data.train_list), "input_size": 24, **pairs},
+        "trainer": network | {"generation_length": 120, "generation_unit": "steps"},
+        "reward": {"metric": "auc", "num_bootstrap": 20},
+    }  # fmt: skip
+
+
+@pytest.fixture
+def recipe_file(recipe: dict[str, Any], tmp_path: Path) -> Callable[..., str]:
+    """Writes the recipe, changed at the top level, to a file."""
+
+    def write(**changes: Any) -> str:
+        path = tmp_path / "recipe.yaml"
+        path.write_text(yaml.safe_dump(recipe | changes))
+        return str(path)
+
+    return write
+
+
+class Command:
+    """A command of the project as a real process, in a session of its own."""
+
+    def __init__(self, folder: Path, module: str, *arguments: str) -> None:
+        self.out, self.err = folder / "out.txt", folder / "err.txt"
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "TUNE_", "OMP_"))}
+        with self.out.open("ab") as out, self.err.open("ab") as err:
+            command = [sys.executable, "-m", module, *arguments]
+            self.process = subprocess.Popen(command, stdout=out, stderr=err, start_new_session=True, env=environment)
+
+    def wait(self, timeout_s: float = 150) -> int:
+        """The exit code."""
+        return self.process.wait(timeout_s)
+
+    def family(self, name: str = "") -> list[int]:
+        """Living processes of this session whose command line holds `name`."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError, IndexError, ValueError):
+                after = (entry / "stat").read_text().rpartition(")")[2].split()
+                line = (entry / "cmdline").read_bytes().decode(errors="replace")
+                if int(after[3]) == self.process.pid and after[0] != "Z" and name in line:
+                    found.append(int(entry.name))
+        return sorted(found)
+
+    def kill(self, name: str) -> int:
+        """End one process of the session with -9, as the out-of-memory killer would."""
+        deadline = time.monotonic() + 60
+        while not (pids := self.family(name)):
+            assert time.monotonic() < deadline, f"no process {name}"
+            time.sleep(0.05)
+        os.kill(pids[0], signal.SIGKILL)
+        return pids[0]
+
+    def wait_for(self, path: Path, timeout_s: float = 120) -> None:
+        """Until a file appears; fails if the command ends first."""
+        deadline = time.monotonic() + timeout_s
+        while not path.exists():
+            assert self.process.poll() is None, f"ended before {path.name}: {self.err.read_text()}"
+            assert time.monotonic() < deadline, f"{path} never came"
+            time.sleep(0.02)
+
+    def clean(self) -> None:
+        """End whatever is left of the session."""
+        for pid in self.family():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait(30)
+
+
+@pytest.fixture
+def run_command(tmp_path: Path) -> Iterator[Callable[..., Command]]:
+    """Starts commands; all that they started is gone after the test."""
+    started: list[Command] = []
+
+    def start(module: str, *arguments: str) -> Command:
+        folder = tmp_path / f"command-{len(started)}"
+        folder.mkdir()
+        started.append(Command(folder, module, *arguments))
+        return started[-1]
+
+    yield start
+    for command in started:
+        command.clean()

@@ -1,0 +1,191 @@
+"""The run directory: what is committed is there and whole; what was cut off is as if it had never been."""
+
+import errno
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.fs
+import pytest
+
+from lfs.generation import GenerationRecord, Search
+from lfs.run_store import RunStore, find_runs
+from search_space.errors import UserError
+from tests.lfs.fakes import config, drive
+
+WEIGHTS = {"backbone.w": np.arange(6, dtype=np.float32).reshape(2, 3), "head.n": np.array(3)}
+
+
+@pytest.fixture
+def records() -> list[GenerationRecord]:
+    return drive(Search(config()))
+
+
+@pytest.fixture
+def store(tmp_path: Path, records: list[GenerationRecord]) -> RunStore:
+    store = RunStore(str(tmp_path / "runs" / "one"))
+    store.create(config())
+    for record in records[:3]:
+        store.commit(record, WEIGHTS)
+    return store
+
+
+def test_what_is_committed_comes_back_exactly(store: RunStore, records: list[GenerationRecord]) -> None:
+    assert store.committed() == [0, 1, 2]
+    last = store.load_last()
+    assert last is not None
+    assert last[0] == records[2].state
+    assert {k: v.tolist() for k, v in last[1].items()} == {k: v.tolist() for k, v in WEIGHTS.items()}
+    assert store.load_config() == config()
+    assert store.summaries() == [r.summary for r in records[:3]]
+    table = store.load_candidates(1)
+    assert table["reward"].tolist() == [row["reward"] for row in records[1].rows]
+    assert [list(x) for x in table["action"]] == [row["action"] for row in records[1].rows]
+
+
+def test_a_generation_without_commit_does_not_exist(store: RunStore, records: list[GenerationRecord]) -> None:
+    (Path(store.path) / "generations" / "000002" / "COMMIT").unlink()
+    last = store.load_last()
+    assert last is not None
+    assert last[0] == records[1].state
+    store.commit(records[2], WEIGHTS)
+    assert store.committed() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("name", ["state.json", "winner.safetensors"])
+def test_bit_rot_is_noticed_and_names_the_file(store: RunStore, name: str) -> None:
+    path = Path(store.path) / "generations" / "000002" / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=rf"000002/{name}: damaged: size or SHA-256 differ"):
+        store.load_last()
+
+
+@pytest.mark.parametrize("crash", range(9))
+def test_a_crash_between_any_two_steps_leaves_the_last_generation_whole(
+    store: RunStore, records: list[GenerationRecord], crash: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = 0
+
+    def counted(real: Callable[..., Any]) -> Callable[..., Any]:
+        def step(*args: Any) -> Any:
+            nonlocal steps
+            steps += 1
+            if steps == crash:
+                raise KeyboardInterrupt  # what no `except` of the store catches: the process is gone
+            return real(*args)
+
+        return step
+
+    monkeypatch.setattr("lfs.run_store.os.replace", counted(__import__("os").replace))
+    monkeypatch.setattr("lfs.run_store._sync", counted(lambda path: None))
+    try:
+        store.commit(records[3], WEIGHTS)
+    except KeyboardInterrupt:
+        assert store.committed() in ([0, 1, 2], [0, 1, 2, 3])
+    else:
+        assert crash == 0
+    monkeypatch.undo()
+    last = store.load_last()
+    assert last is not None
+    assert last[0] in (records[2].state, records[3].state)
+    store.commit(records[3], WEIGHTS)
+    assert store.committed() == [0, 1, 2, 3]
+
+
+class FullHandler(pyarrow.fs.FileSystemHandler):
+    """A file system whose writes fail as on a full disk, the first `failures` times."""
+
+    def __init__(self, failures: int, code: int = errno.ENOSPC) -> None:
+        self.local, self.failures, self.code = pyarrow.fs.LocalFileSystem(), failures, code
+
+    def open_output_stream(self, path: str, metadata: Any) -> Any:
+        if self.failures:
+            self.failures -= 1
+            raise OSError(self.code, "No space left on device")
+        return self.local.open_output_stream(path)
+
+    def create_dir(self, path: str, recursive: bool) -> None:
+        self.local.create_dir(path, recursive=recursive)
+
+    def get_file_info(self, paths: list[str]) -> Any:
+        return self.local.get_file_info(paths)
+
+    def _unused(self, *_: Any) -> Any:
+        raise NotImplementedError
+
+    get_type_name = normalize_path = get_file_info_selector = open_input_stream = open_input_file = _unused
+    open_append_stream = delete_dir = delete_dir_contents = delete_root_dir_contents = delete_file = move = _unused
+    copy_file = _unused
+
+
+FullHandler.__abstractmethods__ = frozenset()
+
+
+def failing(store: RunStore, failures: int, attempts: int = 3) -> RunStore:
+    return RunStore(store.path, pyarrow.fs.PyFileSystem(FullHandler(failures)), attempts=attempts)
+
+
+def test_a_write_that_fails_is_tried_again(store: RunStore, records: list[GenerationRecord]) -> None:
+    failing(store, failures=2).commit(records[3], WEIGHTS)
+    assert store.committed() == [0, 1, 2, 3]
+
+
+def test_storage_that_stays_full_ends_in_one_line_with_the_last_commit_intact(
+    store: RunStore, records: list[GenerationRecord]
+) -> None:
+    with pytest.raises(OSError, match="No space left on device"):
+        failing(store, failures=100).commit(records[3], WEIGHTS)
+    assert store.committed() == [0, 1, 2]
+
+
+def test_a_storage_path_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot be written: .*; choose another --storage"):
+        RunStore(str(tmp_path / "file" / "run")).create(config())
+    assert (tmp_path / "file").read_text() == ""
+
+
+def test_a_run_is_never_overwritten(store: RunStore) -> None:
+    with pytest.raises(UserError, match="exists already; continue it with --resume"):
+        store.create(config())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "is no run: it has no config.yaml"),
+        ("[", "config.yaml: not a run's configuration"),
+        ("format: 99\nconfig: {}\n", "config.yaml: run format 99; this version reads format 1"),
+        ("format: 1\nconfig: {seed: x}\n", "config.yaml: seed must be a whole number, got 'x'"),
+    ],
+)
+def test_a_path_that_is_no_run(tmp_path: Path, text: str | None, message: str) -> None:
+    if text is not None:
+        (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        RunStore(str(tmp_path)).load_config()
+
+
+def test_runs_are_found_under_their_root_and_nothing_else(store: RunStore, tmp_path: Path) -> None:
+    (tmp_path / "runs" / "other").mkdir()
+    assert [s.name for s in find_runs(str(tmp_path / "runs"))] == ["one"]
+    with pytest.raises(UserError, match="no such folder"):
+        list(find_runs(str(tmp_path / "nowhere")))
+
+
+def test_storage_by_uri_is_the_same_store(store: RunStore, records: list[GenerationRecord]) -> None:
+    by_uri = RunStore(f"file://{store.path}")
+    assert by_uri.committed() == [0, 1, 2]
+    assert json.dumps(by_uri.summaries()) == json.dumps(store.summaries())
+    by_uri.commit(records[3], WEIGHTS)
+    assert store.committed() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("uri", ["nonsense://x/y", "s3:///"])
+def test_a_uri_that_is_none_is_one_line(uri: str) -> None:
+    with pytest.raises(UserError, match="not a usable location"):
+        RunStore(uri)

@@ -1,0 +1,124 @@
+"""Whole searches in real processes: on one and two trainers, with -9 for a trainer, the controller and the driver."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from lfs.run_store import RunStore
+from tests.lfs.conftest import Command
+
+pytestmark = pytest.mark.ray
+Start = Callable[..., Command]
+BY_THE_WAY = ("trainer", "train_s", "validate_s")
+"""Columns of a candidate that say who worked and how long, not what came out."""
+
+
+def digest(run: Path) -> list[Any]:
+    """All that a search computed: states, candidates and the winners' weights, to the last bit."""
+    store = RunStore(str(run))
+    made = []
+    for generation in store.committed():
+        state, summary = store.load_state(generation)
+        rows = store.load_candidates(generation).drop(columns=list(BY_THE_WAY)).to_json(double_precision=15)
+        weights = (run / "generations" / f"{generation:06d}" / "winner.safetensors").read_bytes()
+        facts = {k: v for k, v in summary.items() if k not in ("wall_s", "images_per_s")}
+        made.append((json.dumps(state.to_dict()), json.dumps(facts), rows, weights))
+    return made
+
+
+@pytest.fixture(scope="module")
+def undisturbed(recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The search on one trainer, left alone."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    (folder / "recipe.yaml").write_text(json.dumps(recipe))
+    arguments = (
+        "--config",
+        str(folder / "recipe.yaml"),
+        "--num-workers",
+        "1",
+        "--storage",
+        str(folder),
+        "--name",
+        "run",
+    )
+    command = Command(folder, "lfs.search", *arguments)
+    try:
+        assert command.wait() == 0, command.err.read_text()
+        out = command.out.read_text()
+        assert command.err.read_text() == ""
+        assert [line.split(":")[0] for line in out.splitlines() if line.startswith("generation ")][:4] == [
+            "generation 1/4 (warm-up)", "generation 2/4", "generation 3/4", "generation 4/4",
+        ]  # fmt: skip
+        assert "test accuracy 0." in out
+        assert f"python -m lfs.results {folder}/run --candidates" in out
+    finally:
+        command.clean()
+    return folder / "run"
+
+
+def test_two_trainers_with_one_killed_and_the_controller_killed(
+    undisturbed: Path, run_command: Start, recipe_file: Callable[..., str], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    arguments = ("--config", recipe_file(), "--num-workers", "2", "--storage", str(tmp_path), "--name", "run")
+    command = run_command("lfs.search", *arguments)
+    command.wait_for(run / "generations" / "000000" / "COMMIT")
+    command.kill("ray::ResourceTrainable")
+    command.wait_for(run / "generations" / "000001" / "COMMIT")
+    command.kill("ray::Controller")
+    assert command.wait() == 0, command.err.read_text()
+    assert digest(run) == digest(undisturbed)
+    assert json.loads((run / "result.json").read_text()) == json.loads((undisturbed / "result.json").read_text())
+
+
+def test_a_killed_driver_leaves_nothing_behind_and_resumes_to_the_same_end(
+    undisturbed: Path, run_command: Start, recipe_file: Callable[..., str], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    arguments = ("--config", recipe_file(), "--num-workers", "2", "--storage", str(tmp_path), "--name", "run")
+    first = run_command("lfs.search", *arguments)
+    first.wait_for(run / "generations" / "000001" / "COMMIT")
+    first.kill("lfs.search")
+    first.wait()
+    first.clean()
+    done = RunStore(str(run)).committed()
+    assert done[:2] == [0, 1]
+    assert len(done) < 4
+    second = run_command("lfs.search", "--resume", str(run), "--num-workers", "1")
+    assert second.wait() == 0, second.err.read_text()
+    assert f"resuming at generation {len(done) + 1} of 4" in second.out.read_text()
+    assert digest(run) == digest(undisturbed)
+
+
+def test_tune_s_own_results_and_tensorboard_read_the_run(undisturbed: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    table = pd.read_csv(undisturbed / "tune" / "trainer-000" / "progress.csv")
+    candidates = pd.concat([RunStore(str(undisturbed)).load_candidates(g) for g in range(4)], ignore_index=True)
+    assert table["reward"].tolist() == pytest.approx(candidates["reward"].tolist())
+    assert table["done"].tolist() == [False] * 12 + [True]
+    events = EventAccumulator(str(undisturbed / "tune" / "trainer-000"))
+    events.Reload()
+    assert len(events.Scalars("ray/tune/reward")) == 13
+    assert {"ray/tune/margin_mean", "ray/tune/images_per_s", "ray/tune/generation"} <= set(events.Tags()["scalars"])
+
+
+def test_results_show_what_the_search_found(undisturbed: Path, run_command: Start, tmp_path: Path) -> None:
+    listing = run_command("lfs.results", "--storage", str(undisturbed.parent))
+    generations = run_command("lfs.results", str(undisturbed))
+    candidates = run_command("lfs.results", str(undisturbed), "--candidates")
+    files = (str(tmp_path / "c.csv"), str(tmp_path / "c.parquet"))
+    tables = run_command("lfs.results", str(undisturbed), "--candidates", "--csv", files[0], "--parquet", files[1])
+    for command in (listing, generations, candidates, tables):
+        assert command.wait() == 0, command.err.read_text()
+    assert "finished" in listing.out.read_text()
+    assert "4 of 4 generations" in generations.out.read_text()
+    assert "test accuracy" in generations.out.read_text()
+    assert len(candidates.out.read_text().splitlines()) == 14
+    assert len(pd.read_csv(files[0])) == len(pd.read_parquet(files[1])) == 13
+    rewards = pd.read_parquet(files[1]).groupby("generation")["reward"].max()
+    assert rewards.tolist() == [s["best_reward"] for s in RunStore(str(undisturbed)).summaries()]

@@ -1,0 +1,105 @@
+"""Bytes to pixels and pixels to the network's input."""
+
+import struct
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from search_space.errors import UserError
+from tests.trainers.data_files import encode, smooth_picture
+from trainers.data.datum import encode_datum
+from trainers.data.decode import decode_picture, normalise
+
+
+def test_pixels_are_those_of_opencv() -> None:
+    data = encode(smooth_picture(1))
+    expected = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    np.testing.assert_array_equal(decode_picture(encode_datum(data), 32), expected)
+
+
+def test_png_is_exact_and_bgr() -> None:
+    picture = smooth_picture(2)
+    np.testing.assert_array_equal(decode_picture(encode_datum(encode(picture, ".png")), 32), picture)
+
+
+@pytest.mark.parametrize("extension", [".jpg", ".png"])
+def test_grey_is_replicated(extension: str) -> None:
+    got = decode_picture(encode_datum(encode(smooth_picture(3, channels=1), extension)), 32)
+    assert got.shape == (32, 32, 3)
+    assert (got == got[:, :, :1]).all()
+    assert got.std() > 10
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_raw_pixels(channels: int) -> None:
+    planes = np.random.default_rng(0).integers(0, 256, (channels, 24, 24), dtype=np.uint8)
+    got = decode_picture(encode_datum(planes.tobytes(), encoded=False, shape=planes.shape), 24)
+    for channel in range(3):
+        np.testing.assert_array_equal(got[:, :, channel], planes[channel % channels])
+
+
+def test_resize_shrinks_by_area_and_grows_linearly() -> None:
+    picture = smooth_picture(4, size=64)
+    value = encode_datum(encode(picture, ".png"))
+    blocks = picture.reshape(32, 2, 32, 2, 3).astype(float).mean(axis=(1, 3))
+    assert np.abs(decode_picture(value, 32) - blocks).max() <= 0.5
+    grown = cv2.resize(picture, (80, 80), interpolation=cv2.INTER_LINEAR)
+    np.testing.assert_array_equal(decode_picture(value, 80), grown)
+    assert decode_picture(encode_datum(encode(picture[:50], ".png")), 64).shape == (64, 64, 3)
+
+
+def png_that_claims(width: int, height: int) -> bytes:
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sIIBBBBBI", 13, b"IHDR", width, height, 8, 2, 0, 0, 0, 0)
+
+
+def jpeg_that_claims(width: int, height: int) -> bytes:
+    data = bytearray(encode(smooth_picture(5)))
+    frame = data.index(b"\xff\xc0")
+    data[frame + 5 : frame + 9] = struct.pack(">HH", height, width)
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"no picture", "expected a JPEG or PNG, got 10 bytes that begin with b'no pictu'"),
+        (b"\xff\xd8\xff", "got 3 bytes that do not decode"),
+        (b"\xff\xd8\xff\xe0" + bytes(200), "do not decode"),
+        (b"\xff\xd8" + b"\xff" * 200, "do not decode"),
+        (b"\x89PNG\r\n\x1a\n", "do not decode"),
+        (encode(smooth_picture(6))[:150], "got 150 bytes that do not decode"),
+        (png_that_claims(10_000, 10_000), "at most 67,108,864 pixels, got a header that claims 10000 x 10000"),
+        (jpeg_that_claims(65_000, 60_000), "got a header that claims 65000 x 60000"),
+    ],
+)
+def test_refused(data: bytes, message: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match=message):
+        decode_picture(encode_datum(data), 32)
+
+
+def test_absurd_size_is_refused_before_any_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(cv2, "imdecode")
+    with pytest.raises(UserError, match="header that claims"):
+        decode_picture(encode_datum(jpeg_that_claims(65_000, 60_000)), 32)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_normalise_is_exact(count: int, dtype: torch.dtype) -> None:
+    batch = torch.arange(256, dtype=torch.uint8).repeat(3 * count).reshape(count, 16, 16, 3)
+    got = normalise(batch, dtype=dtype)
+    assert got.dtype == dtype
+    assert got.shape == (count, 3, 16, 16)
+    assert got.permute(0, 2, 3, 1).is_contiguous()  # channels last
+    expected = (batch.permute(0, 3, 1, 2).double() - 127.5) / 128
+    assert torch.equal(got.double(), expected)
+
+
+def test_normalise_into_an_earlier_result() -> None:
+    first, second = (torch.randint(0, 256, (3, 8, 8, 3), dtype=torch.uint8) for _ in range(2))
+    output = normalise(first)
+    again = normalise(second, out=output)
+    assert again.data_ptr() == output.data_ptr()
+    assert torch.equal(again, normalise(second))

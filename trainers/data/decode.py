@@ -1,0 +1,115 @@
+"""From the bytes of one record to pixels, and from pixels of a batch to the network's input."""
+
+import struct
+from typing import Any, cast
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from search_space.errors import UserError
+from trainers.data.datum import IMAGE_SIGNATURES, Datum, decode_datum
+
+cv2.setNumThreads(1)  # a face is too small to share out, and trainers already fill the cores
+
+_CHUNK = 2
+"""Pictures normalised at a time on a CPU: both passes then stay in its cache."""
+
+Picture = npt.NDArray[np.uint8]
+
+MAX_PIXELS = 64 * 2**20
+"""A header that claims more is a broken or hostile file; decoding it would take gigabytes."""
+
+
+def decode_picture(value: bytes, size: int) -> Picture:
+    """Pixels of one LMDB value.
+
+    Returns:
+        [size, size, 3] uint8, BGR; grey replicated; resized (to a square) if stored in another size.
+    Raises:
+        UserError: not a Datum, or its bytes are no picture. Names neither file nor key; the caller knows them.
+    """
+    datum = decode_datum(value)
+    picture = _decode_file(datum.data) if datum.encoded else _decode_raw(datum)
+    height, width, _ = picture.shape
+    if height == width == size:
+        return picture
+    shrinks = height >= size and width >= size
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cast(Picture, cv2.resize(picture, (size, size), interpolation=method))
+
+
+def normalise(
+    batch: torch.Tensor,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Network input of a uint8 batch: (x - 127.5) / 128, exact in float32, float16 and bfloat16.
+
+    Args:
+        batch: [batch, height, width, channels] uint8.
+        out: an earlier result of the same shape, device and type that nobody needs any more, to be overwritten:
+            fresh memory costs as much as the arithmetic.
+    Returns:
+        [batch, channels, height, width] in channels-last memory; only bytes travel to the device.
+    """
+    device = torch.device(device)
+    if device.type == "cuda" and batch.device.type == "cpu":
+        batch = batch.pin_memory()  # without it `non_blocking` still waits
+    batch = batch.to(device, non_blocking=True)
+    result = torch.empty(batch.shape, dtype=dtype, device=device) if out is None else out.permute(0, 2, 3, 1)
+    bias = torch.tensor(-127.5 / 128, dtype=dtype, device=device)
+    step = _CHUNK if device.type == "cpu" else len(batch)
+    for source, target in zip(torch.split(batch, step), torch.split(result, step), strict=True):
+        torch.add(bias, target.copy_(source), alpha=1 / 128, out=target)
+    return result.permute(0, 3, 1, 2)
+
+
+def _decode_file(data: bytes) -> Picture:
+    _check_header(data)
+    picture: Any
+    try:
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:
+        picture = None
+    if picture is None:
+        raise UserError(f"expected a JPEG or PNG, got {len(data)} bytes that do not decode as one")
+    return cast(Picture, picture)
+
+
+def _decode_raw(datum: Datum) -> Picture:
+    pixels = np.frombuffer(datum.data, np.uint8).reshape(datum.channels, datum.height, datum.width)
+    pixels = np.broadcast_to(pixels, (3, datum.height, datum.width))  # grey: three times the same plane
+    return np.ascontiguousarray(pixels.transpose(1, 2, 0))
+
+
+def _check_header(data: bytes) -> None:
+    """Refuse what is no JPEG or PNG, or claims an absurd size, before a decoder allocates for it."""
+    if not data.startswith(IMAGE_SIGNATURES):
+        raise UserError(f"expected a JPEG or PNG, got {len(data)} bytes that begin with {data[:8]!r}")
+    height, width = _jpeg_size(data) if data[0] == 0xFF else _png_size(data)
+    if height * width > MAX_PIXELS:
+        raise UserError(f"expected at most {MAX_PIXELS:,} pixels, got a header that claims {width} x {height}")
+
+
+def _png_size(data: bytes) -> tuple[int, int]:
+    if len(data) < 24:
+        return 0, 0
+    width, height = struct.unpack_from(">II", data, 16)
+    return height, width
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int]:
+    """(height, width) from the start-of-frame segment; (0, 0) if there is none, which the decoder will then say."""
+    position, end = 2, len(data)
+    while position + 9 <= end:
+        marker = data[position + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # the three that are no frame headers
+            return (data[position + 5] << 8) | data[position + 6], (data[position + 7] << 8) | data[position + 8]
+        if marker == 0xFF:  # fill byte
+            position += 1
+        else:
+            position += 2 + ((data[position + 2] << 8) | data[position + 3])
+    return 0, 0

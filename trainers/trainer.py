@@ -1,0 +1,384 @@
+"""Trains a candidate for one generation and says how good it is; replayable in a Python shell."""
+
+import math
+import os
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from search_space.errors import UserError
+from search_space.spaces import LossParameters
+from trainers.backbones import build_backbone
+from trainers.candidate import Candidate, CandidateResult, Weights
+from trainers.config import DataConfig, PairsConfig, RewardConfig, TrainerConfig
+from trainers.data.decode import normalise
+from trainers.data.sets import PairSet, TrainingSet
+from trainers.heads import CosineHead
+from trainers.schedule import first_step, generation_steps, learning_rate
+from trainers.verification import cosine_scores, evaluate_metric, verification_report
+
+Progress = Callable[[int, int], None]
+
+GPU_CHECK_STEPS = 50
+"""Steps between two looks at the losses on a GPU: each look waits for the GPU."""
+
+VALIDATION_BATCH = 128
+
+
+class CandidateTrainer:
+    """Trains and validates candidates, one after the other, on one device.
+
+    A result depends on the configuration, the seed, the candidate's generation and loss, and the base weights; not on
+    the candidate's index, the process, or what this trainer ran before. On a CPU it is the same to the last bit.
+
+    Example, two generations of two candidates each, the second from the winner of the first:
+
+        pairs = PairsConfig(lmdb="pairs.lmdb", pairs="pairs.txt")
+        data = DataConfig(train=("train.lmdb",), train_list=("train.txt",), reward=pairs, test=pairs, input_size=32)
+        config = TrainerConfig(backbone="small", embedding_dim=32, batch_size=16)
+        trainer = CandidateTrainer(config, data, RewardConfig(metric="auc"), seed=0)
+        weights = trainer.initial_weights()
+        for generation in range(2):
+            losses = [LossParameters(scale=32.0, shift=(32.0 * margin,)) for margin in (0.0, 0.2)]
+            candidates = [Candidate(generation=generation, index=i, loss=loss) for i, loss in enumerate(losses)]
+            winner = max((trainer.run(candidate, weights) for candidate in candidates), key=lambda r: r.reward)
+            weights = winner.weights
+        print(winner.reward, trainer.test(weights)["accuracy"])
+
+    Args:
+        trainer: the network and how to train it.
+        data: training pictures, reward pairs and (only for `test`) test pairs, all named.
+        reward: what to measure on the pairs.
+        seed: of the initial weights, the order of the pictures and their flips.
+        device: as torch names it; None: the GPU if there is one, else the CPU.
+    Raises:
+        UserError: data that is missing or wrong, an unknown backbone, a device that is not there.
+    """
+
+    def __init__(
+        self, trainer: TrainerConfig, data: DataConfig, reward: RewardConfig, *, seed: int, device: str | None = None
+    ) -> None:
+        self.config = trainer
+        self.data = data
+        self.reward = reward
+        self.seed = seed
+        self.device = _device(device)
+        self._training = self._training_set()
+        self._steps_per_epoch = self._training.num_batches(trainer.batch_size)
+        self._reward_pairs = self._pair_set("reward", data.reward)
+        self._test_pairs: PairSet | None = None
+        self._autocast = _autocast_dtype(trainer.amp, self.device)
+        self._model = self._build().to(self.device)
+        if trainer.channels_last:
+            self._model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._optimizer = _sgd(self._model, trainer)
+        self._slots: dict[str, Tensor] = self._model.state_dict()
+        self._momentum = _momentum_buffers(self._model, self._optimizer) if trainer.momentum else {}
+
+    @property
+    def num_classes(self) -> int:
+        """Identities of the training set."""
+        return self._training.num_classes
+
+    @property
+    def generation_steps(self) -> int:
+        """Steps of one generation."""
+        return generation_steps(self.config, self._steps_per_epoch)
+
+    def initial_weights(self) -> Weights:
+        """The untrained model that every search with this seed starts from."""
+        return _copies(self._build().state_dict())
+
+    def run(
+        self, candidate: Candidate, base: Weights | None = None, *, progress: Progress | None = None
+    ) -> CandidateResult:
+        """Train `base` with the candidate's loss for one generation, then validate it on the reward pairs.
+
+        Args:
+            base: weights to start from, left as they are (read-only arrays will do); None: `initial_weights()`.
+            progress: called after each step with the steps done and the steps of the generation.
+        Returns:
+            The result; a diverged one, without weights, if losses, weights or embeddings were not finite.
+        Raises:
+            UserError: `base` is of another network or another number of classes.
+        """
+        started = time.perf_counter()
+        with _numerics(self.config):
+            self._load_all(self.initial_weights() if base is None else base)
+            losses = self._train(candidate, progress)
+            weights = self._weights()
+            reason = _loss_fault(losses) or _weight_fault(weights)
+            trained = time.perf_counter()
+            result = self._diverged(candidate, reason) if reason else self._validated(candidate, weights, losses)
+        return replace(
+            result,
+            num_images=len(losses) * self.config.batch_size,
+            train_s=trained - started,
+            validate_s=time.perf_counter() - trained,
+        )
+
+    def test(self, weights: Weights) -> dict[str, float]:
+        """Verification report of `weights` on the test pairs: accuracy, AUC and TAR at `test_fars`, with errors.
+
+        Raises:
+            UserError: no test pairs are configured, or `weights` are of another network or not finite.
+        """
+        if self._test_pairs is None:
+            self._test_pairs = self._pair_set("test", self.data.test)
+        with _numerics(self.config):
+            _load(weights, {name: slot for name, slot in self._slots.items() if name.startswith("backbone.")})
+            embeddings = self._embed(self._test_pairs)
+        if not np.isfinite(embeddings).all():
+            raise UserError("weights to test must give finite embeddings, got others; use weights that did not diverge")
+        return self._report(self._test_pairs, cosine_scores(embeddings, self._test_pairs.left, self._test_pairs.right))
+
+    def _training_set(self) -> TrainingSet:
+        if not self.data.train:
+            raise UserError("a trainer needs training pictures, got an empty `train`: name an LMDB and its list file")
+        return TrainingSet.from_config(self.data)
+
+    def _pair_set(self, name: str, config: PairsConfig) -> PairSet:
+        if not (config.lmdb and config.pairs):
+            raise UserError(f"{name} pairs need an LMDB and a pairs file, got {config.lmdb!r} and {config.pairs!r}")
+        return PairSet(config, self.data.root, self.data.input_size, self.data.cache_bytes)
+
+    def _build(self) -> nn.ModuleDict:
+        dim = self.config.embedding_dim
+        backbone = build_backbone(self.config.backbone, dim, self.data.input_size, self.seed)
+        return nn.ModuleDict({"backbone": backbone, "head": CosineHead(dim, self.num_classes, self.seed)})
+
+    def _load_all(self, base: Weights) -> None:
+        """Load weights, and momentum too if it is inherited and `base` has any."""
+        _load(base, self._slots)
+        if self.config.inherit_momentum and any(name.startswith("momentum.") for name in base):
+            _load(base, self._momentum)
+        else:
+            for buffer in self._momentum.values():
+                buffer.zero_()
+
+    def _weights(self) -> Weights:
+        return _copies(self._slots) | (_copies(self._momentum) if self.config.inherit_momentum else {})
+
+    def _train(self, candidate: Candidate, progress: Progress | None) -> npt.NDArray[np.float32]:
+        """Train for one generation, or until a loss is not finite.
+
+        Returns:
+            [steps done] loss of each step; one that is not finite can only be among the last few.
+        """
+        steps = self.generation_steps
+        start = first_step(candidate.generation, self.config, self._steps_per_epoch)
+        losses = torch.zeros(steps, device=self.device)
+        # Anew each time, since a scale that earlier candidates moved would be history; and low, since each step on the
+        # way down from torch's 65536 would be lost in every generation.
+        scaler = torch.amp.GradScaler(
+            self.device.type, init_scale=1024.0, growth_interval=100, enabled=self._autocast is torch.float16
+        )
+        look = GPU_CHECK_STEPS if self.device.type == "cuda" else 1
+        self._model.train()
+        with closing(self._batches(start, steps)) as batches:
+            for done, (images, target) in enumerate(batches, start=1):
+                self._set_rate(learning_rate(start + done - 1, self.config, self._steps_per_epoch))
+                losses[done - 1] = self._step(images, target, candidate.loss, scaler)
+                if progress:
+                    progress(done, steps)
+                if done % look == 0 and not math.isfinite(losses[done - look : done].sum().item()):
+                    break
+        return losses[:done].cpu().numpy()
+
+    def _batches(self, start: int, steps: int) -> Generator[tuple[Tensor, Tensor], None, None]:
+        """Batches that every candidate of the generation sees; to be closed, so that no thread decodes on."""
+        size, threads = self.config.batch_size, self.data.decode_threads
+        yield from self._training.batches(start, steps, size, self.seed, flip=self.data.flip, decode_threads=threads)
+
+    def _set_rate(self, rate: float) -> None:
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+
+    def _step(self, images: Tensor, target: Tensor, loss_of: LossParameters, scaler: torch.amp.GradScaler) -> Tensor:
+        cosines = self._model["head"](self._forward(self._to_device(images)))  # [batch, classes]
+        loss = loss_of(cosines, target.to(self.device, non_blocking=True))
+        self._optimizer.zero_grad(set_to_none=True)
+        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        scaler.step(self._optimizer)
+        scaler.update()
+        return loss.detach()
+
+    def _to_device(self, images: Tensor) -> Tensor:
+        """[n, size, size, 3] uint8 -> [n, 3, size, size] float on the device."""
+        pictures = normalise(images, self.device)
+        return pictures if self.config.channels_last else pictures.contiguous()
+
+    def _forward(self, pictures: Tensor) -> Tensor:
+        """Embeddings [n, dim], not normalised."""
+        with torch.autocast(self.device.type, self._autocast, enabled=self._autocast is not None):
+            embeddings: Tensor = self._model["backbone"](pictures)
+        return embeddings.float()
+
+    @torch.inference_mode()
+    def _embed(self, pairs: PairSet) -> npt.NDArray[np.float32]:
+        """[keys, dim] embeddings of all pictures of a pair set, not normalised."""
+        self._model.eval()
+        parts = []
+        for images in pairs.images(VALIDATION_BATCH):
+            pictures = self._to_device(images)
+            embeddings = self._forward(pictures)
+            if self.reward.flip_average:
+                embeddings += self._forward(pictures.flip(3))
+            parts.append(embeddings)
+        return torch.cat(parts).cpu().numpy()
+
+    def _validated(self, candidate: Candidate, weights: Weights, losses: npt.NDArray[np.float32]) -> CandidateResult:
+        """The result of the model as it stands, scored on the reward pairs."""
+        pairs = self._reward_pairs
+        embeddings = self._embed(pairs)
+        if not np.isfinite(embeddings).all():
+            return self._diverged(candidate, "embeddings are not finite after the generation")
+        scores = cosine_scores(embeddings, pairs.left, pairs.right)
+        reward = evaluate_metric(self.reward.metric, scores, pairs.same, pairs.fold, self.reward.num_bootstrap)
+        return CandidateResult(
+            generation=candidate.generation,
+            index=candidate.index,
+            reward=reward.value,
+            reward_se=reward.standard_error,
+            replicates=reward.replicates,
+            metrics={"train_loss": float(losses.mean(dtype=np.float64)), **self._report(pairs, scores)},
+            weights=weights,
+        )
+
+    def _diverged(self, candidate: Candidate, reason: str) -> CandidateResult:
+        return CandidateResult(
+            generation=candidate.generation,
+            index=candidate.index,
+            reward=math.nan,
+            reward_se=math.nan,
+            replicates=np.full(self.reward.num_bootstrap, math.nan),
+            metrics={},
+            diverged=True,
+            reason=reason,
+        )
+
+    def _report(self, pairs: PairSet, scores: npt.NDArray[np.float64]) -> dict[str, float]:
+        return verification_report(scores, pairs.same, pairs.fold, self.reward.test_fars, self.reward.num_bootstrap)
+
+
+def _device(name: str | None) -> torch.device:
+    gpu = torch.cuda.is_available()
+    try:
+        device = torch.device(name or ("cuda" if gpu else "cpu"))
+    except RuntimeError as error:
+        raise UserError(f"device must be `cpu` or `cuda`, got {name!r}") from error
+    if device.type == "cuda" and not gpu:
+        raise UserError(f"device {name!r} needs a GPU that torch can use, got none: take `cpu`")
+    return device
+
+
+def _autocast_dtype(amp: str, device: torch.device) -> torch.dtype | None:
+    if amp == "auto":
+        if device.type != "cuda":
+            return None
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    return {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[amp]
+
+
+def _sgd(model: nn.Module, config: TrainerConfig) -> torch.optim.SGD:
+    """SGD that decays matrices and kernels, but not batch norm, biases and slopes, which are vectors."""
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
+
+
+def _momentum_buffers(model: nn.Module, optimizer: torch.optim.SGD) -> dict[str, Tensor]:
+    """Give the optimizer its buffers before its first step, so that they can be loaded like weights; by name."""
+    buffers = {}
+    for name, parameter in model.named_parameters():
+        buffers[f"momentum.{name}"] = optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return buffers
+
+
+@torch.no_grad()
+def _load(weights: Weights, slots: Mapping[str, Tensor]) -> None:
+    """Copy arrays into live tensors of the same names."""
+    for name, slot in slots.items():
+        array = weights.get(name)
+        if array is None or array.shape != tuple(slot.shape):
+            found = "none" if array is None else str(list(array.shape))
+            raise UserError(
+                f"weights must have `{name}` of shape {list(slot.shape)}, got {found}: they are of another backbone,"
+                " embedding_dim, input_size or training set"
+            )
+        # torch warns of read-only arrays, as they come out of an object store, though nothing is written here.
+        slot.copy_(torch.from_numpy(array if array.flags.writeable else array.copy()))
+
+
+def _copies(tensors: Mapping[str, Tensor]) -> Weights:
+    return {name: np.array(tensor.detach().cpu().numpy(), order="C") for name, tensor in tensors.items()}
+
+
+def _loss_fault(losses: npt.NDArray[np.float32]) -> str:
+    """What is wrong with the losses of the steps; empty: nothing."""
+    if np.isfinite(losses).all():
+        return ""
+    step = int(np.argmin(np.isfinite(losses)))
+    return f"loss is {losses[step]} at step {step + 1} of the generation"
+
+
+def _weight_fault(weights: Weights) -> str:
+    for name, array in weights.items():
+        if not np.isfinite(array).all():
+            return f"{name} is not finite after the generation"
+    return ""
+
+
+@dataclass(frozen=True)
+class _Numerics:
+    """Torch's global settings that bits and speed depend on."""
+
+    deterministic: bool
+    warn_only: bool
+    fill_memory: bool
+    cudnn_deterministic: bool
+    cudnn_benchmark: bool
+    num_threads: int
+
+    @classmethod
+    def current(cls) -> "_Numerics":
+        return cls(
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
+            torch.utils.deterministic.fill_uninitialized_memory,  # type: ignore[attr-defined]
+            torch.backends.cudnn.deterministic,
+            torch.backends.cudnn.benchmark,
+            torch.get_num_threads(),
+        )
+
+    def apply(self) -> None:
+        torch.use_deterministic_algorithms(self.deterministic, warn_only=self.warn_only)
+        torch.utils.deterministic.fill_uninitialized_memory = self.fill_memory  # type: ignore[attr-defined]
+        torch.backends.cudnn.deterministic = self.cudnn_deterministic
+        torch.backends.cudnn.benchmark = self.cudnn_benchmark
+        torch.set_num_threads(self.num_threads)
+
+
+@contextmanager
+def _numerics(config: TrainerConfig) -> Iterator[None]:
+    """Threads and kernels as configured; what was set before comes back at the end."""
+    before = _Numerics.current()
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS demands it before its first use
+    try:
+        # Filling new memory would find reads of what was never written, at a tenth of the time of each step.
+        _Numerics(
+            config.deterministic, False, False, config.deterministic, not config.deterministic, config.num_threads
+        ).apply()
+        yield
+    finally:
+        before.apply()

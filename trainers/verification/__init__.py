@@ -1,0 +1,33 @@
+"""How well scores of picture pairs tell one person from two: accuracy over folds, AUC, TAR at a FAR.
+
+A pair is accepted if its score is *greater* than the threshold. Genuine pairs show one person, impostor pairs two.
+Everything is exact: thresholds come from sorted scores, never from a grid.
+
+Standard errors come from a stratified bootstrap. Resample r draws genuine and impostor pairs with replacement, each
+kind as many as there are, from a fixed key. So all candidates that are scored on the same pairs see the same
+resamples, and the difference of two candidates has the standard error of the difference of their replicates.
+"""
+
+from trainers.verification.folds import best_threshold, fold_accuracies
+from trainers.verification.pairs import cosine_scores
+from trainers.verification.report import (
+    Score,
+    evaluate_metric,
+    metric_name,
+    paired_standard_error,
+    verification_report,
+)
+from trainers.verification.roc import RocPoints, roc_points
+
+__all__ = [
+    "RocPoints",
+    "Score",
+    "best_threshold",
+    "cosine_scores",
+    "evaluate_metric",
+    "fold_accuracies",
+    "metric_name",
+    "paired_standard_error",
+    "roc_points",
+    "verification_report",
+]
