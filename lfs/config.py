@@ -76,9 +76,7 @@ class SearchConfig:
         require(self.cpus_per_worker > 0, "cpus_per_worker must be > 0", self.cpus_per_worker)
         require(self.seed >= 0, "seed must be >= 0", self.seed)
         gpus = self.gpus_per_worker
-        require(gpus is None or gpus >= 0, "gpus_per_worker must be >= 0", gpus)
-        whole = gpus is None or gpus <= 1 or float(gpus).is_integer()
-        require(whole, "gpus_per_worker above 1 must be a whole number", gpus)
+        require(gpus is None or 0 <= gpus <= 1, "gpus_per_worker must be in [0, 1]: a trainer runs on one GPU", gpus)
         plain = not any(c in self.name for c in "/\\\0") and self.name not in (".", "..")
         require(plain, "name must be a plain folder name", self.name)
 

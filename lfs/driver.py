@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,11 +17,13 @@ from lfs.run_store import RunStore
 from lfs.view import View
 from search_space.errors import UserError
 from search_space.spaces import get_space
+from trainers.backbones import plan_backbone
 from trainers.config import DataConfig, PairsConfig
 from trainers.data.builtin import ensure_builtin_faces
 from trainers.data.check import check_data, overlap_warning
 
 POLL_S = 0.5
+CONNECT_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +84,8 @@ def old_run(store: RunStore, changes: dict[str, Any], view: View) -> SearchConfi
 
 
 def check(config: SearchConfig, view: View) -> None:
-    """Refuse bad data now, and say what is there."""
+    """Refuse bad data and networks that cannot be built now, and say what is there."""
+    plan_backbone(config.trainer.backbone, config.trainer.embedding_dim, config.data.input_size)
     view.say(str(check_data(config.data, config.trainer.batch_size)))
     warning = overlap_warning(config.data)
     if warning:
@@ -95,22 +99,52 @@ def ray_cluster(config: SearchConfig) -> Iterator[None]:
     os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    address = config.address or os.environ.get("RAY_ADDRESS", "")
+    if address:
+        prepare_to_join(address)
     import ray
 
-    address = config.address or os.environ.get("RAY_ADDRESS", "")
     quiet = {"log_to_driver": False, "logging_level": "ERROR", "namespace": "lfs"}
     try:
         if address:
-            ray.init(address=address, **quiet)
+            with silent_stderr():  # Ray's C++ side repeats there what the exception says
+                ray.init(address=address, **quiet)
         else:
             ray.init(include_dashboard=config.dashboard, dashboard_host="127.0.0.1", **quiet)
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         line = str(error).strip().split("\n")[0]
-        raise UserError(f"Ray at {address or 'this machine'} cannot be reached: {line}; see --address") from None
+        hint = "is it running, and is its token in ~/.ray/auth_token or RAY_AUTH_TOKEN?" if address else "see ~/.ray"
+        raise UserError(f"Ray at {address or 'this machine'} cannot be reached: {line}; {hint}") from None
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def prepare_to_join(address: str) -> None:
+    """Fail fast where nobody listens, and send the cluster's token: a joining process does so only when told to."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "://" not in address:
+        try:
+            socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+        except OSError as error:
+            raise UserError(f"no Ray cluster answers at {address}: {error}; see --address") from None
+    token_file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
+    if "RAY_AUTH_TOKEN" in os.environ or token_file.exists():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+@contextlib.contextmanager
+def silent_stderr() -> Iterator[None]:
+    """Send file descriptor 2 nowhere."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def fit_workers(config: SearchConfig, resources: dict[str, float]) -> tuple[float, int]:
@@ -134,7 +168,11 @@ def fit_workers(config: SearchConfig, resources: dict[str, float]) -> tuple[floa
 
 
 def run_search(store: RunStore, config: SearchConfig, view: View) -> Outcome:
-    """Run a search, new or resumed, to its end, an error or a stop."""
+    """Run a search, new or resumed, to its end, an error or a stop.
+
+    Raises:
+        UserError: it could not start: no Ray, or no room for a single trainer.
+    """
     with ray_cluster(config), quiet_logs(store):
         import ray
 

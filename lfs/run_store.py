@@ -196,6 +196,11 @@ class RunStore:
                 f"storage {self.uri}: cannot be written: {_first_line(error)}; choose another --storage"
             ) from None
 
+    def discard(self) -> None:
+        """Remove a run that never got to its first generation: its search could not start."""
+        if not self.committed() and not self.exists("tune"):
+            self.fs.delete_dir(self.path)
+
     def write_config(self, config: SearchConfig) -> None:
         """Replace the configuration (a resume that extends the search)."""
         values = yaml.safe_load(self.read("config.yaml"))

@@ -76,7 +76,11 @@ def main(argv: Sequence[str]) -> int:
         config = old_run(store, changes, view)
     else:
         store, config = new_run(config, view)
-    outcome = run_search(store, config, view)
+    try:
+        outcome = run_search(store, config, view)
+    except UserError:
+        store.discard()
+        raise
     if outcome.error:
         print(f"lfs.search: {outcome.error}; continue with --resume {outcome.run}", file=sys.stderr)
         return FAILED

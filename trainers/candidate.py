@@ -8,7 +8,7 @@ import numpy.typing as npt
 from search_space.spaces import LossParameters
 
 Weights = dict[str, npt.NDArray[np.generic]]
-"""A model by name: `backbone.*` and `head.*` parameters and buffers, `momentum.*` buffers of SGD; plain arrays, which an
+"""A model by name: `backbone.*` and `head.*` parameters and buffers, `momentum.*` buffers of SGD; arrays, which an
 object store hands on without copying."""
 
 

@@ -1,11 +1,10 @@
 """Trains a candidate for one generation and says how good it is; replayable in a Python shell."""
 
 import math
-import os
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +19,7 @@ from trainers.config import DataConfig, PairsConfig, RewardConfig, TrainerConfig
 from trainers.data.decode import normalise
 from trainers.data.sets import PairSet, TrainingSet
 from trainers.heads import CosineHead
+from trainers.numerics import numerics
 from trainers.schedule import first_step, generation_steps, learning_rate
 from trainers.verification import cosine_scores, evaluate_metric, verification_report
 
@@ -79,6 +79,7 @@ class CandidateTrainer:
             self._model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._optimizer = _sgd(self._model, trainer)
         self._slots: dict[str, Tensor] = self._model.state_dict()
+        self._input: Tensor | None = None
         self._momentum = _momentum_buffers(self._model, self._optimizer) if trainer.momentum else {}
 
     @property
@@ -109,7 +110,7 @@ class CandidateTrainer:
             UserError: `base` is of another network or another number of classes.
         """
         started = time.perf_counter()
-        with _numerics(self.config):
+        with numerics(self.config):
             self._load_all(self.initial_weights() if base is None else base)
             losses = self._train(candidate, progress)
             weights = self._weights()
@@ -131,7 +132,7 @@ class CandidateTrainer:
         """
         if self._test_pairs is None:
             self._test_pairs = self._pair_set("test", self.data.test)
-        with _numerics(self.config):
+        with numerics(self.config):
             _load(weights, {name: slot for name, slot in self._slots.items() if name.startswith("backbone.")})
             embeddings = self._embed(self._test_pairs)
         if not np.isfinite(embeddings).all():
@@ -201,7 +202,9 @@ class CandidateTrainer:
             group["lr"] = rate
 
     def _step(self, images: Tensor, target: Tensor, loss_of: LossParameters, scaler: torch.amp.GradScaler) -> Tensor:
-        cosines = self._model["head"](self._forward(self._to_device(images)))  # [batch, classes]
+        # The last step's input is overwritten: fresh memory would cost as much as the arithmetic.
+        self._input = self._to_device(images, self._input)
+        cosines = self._model["head"](self._forward(self._input))  # [batch, classes]
         loss = loss_of(cosines, target.to(self.device, non_blocking=True))
         self._optimizer.zero_grad(set_to_none=True)
         scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
@@ -209,9 +212,9 @@ class CandidateTrainer:
         scaler.update()
         return loss.detach()
 
-    def _to_device(self, images: Tensor) -> Tensor:
+    def _to_device(self, images: Tensor, out: Tensor | None = None) -> Tensor:
         """[n, size, size, 3] uint8 -> [n, 3, size, size] float on the device."""
-        pictures = normalise(images, self.device)
+        pictures = normalise(images, self.device, out=out if self.config.channels_last else None)
         return pictures if self.config.channels_last else pictures.contiguous()
 
     def _forward(self, pictures: Tensor) -> Tensor:
@@ -336,49 +339,3 @@ def _weight_fault(weights: Weights) -> str:
         if not np.isfinite(array).all():
             return f"{name} is not finite after the generation"
     return ""
-
-
-@dataclass(frozen=True)
-class _Numerics:
-    """Torch's global settings that bits and speed depend on."""
-
-    deterministic: bool
-    warn_only: bool
-    fill_memory: bool
-    cudnn_deterministic: bool
-    cudnn_benchmark: bool
-    num_threads: int
-
-    @classmethod
-    def current(cls) -> "_Numerics":
-        return cls(
-            torch.are_deterministic_algorithms_enabled(),
-            torch.is_deterministic_algorithms_warn_only_enabled(),
-            torch.utils.deterministic.fill_uninitialized_memory,  # type: ignore[attr-defined]
-            torch.backends.cudnn.deterministic,
-            torch.backends.cudnn.benchmark,
-            torch.get_num_threads(),
-        )
-
-    def apply(self) -> None:
-        torch.use_deterministic_algorithms(self.deterministic, warn_only=self.warn_only)
-        torch.utils.deterministic.fill_uninitialized_memory = self.fill_memory  # type: ignore[attr-defined]
-        torch.backends.cudnn.deterministic = self.cudnn_deterministic
-        torch.backends.cudnn.benchmark = self.cudnn_benchmark
-        torch.set_num_threads(self.num_threads)
-
-
-@contextmanager
-def _numerics(config: TrainerConfig) -> Iterator[None]:
-    """Threads and kernels as configured; what was set before comes back at the end."""
-    before = _Numerics.current()
-    if config.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS demands it before its first use
-    try:
-        # Filling new memory would find reads of what was never written, at a tenth of the time of each step.
-        _Numerics(
-            config.deterministic, False, False, config.deterministic, not config.deterministic, config.num_threads
-        ).apply()
-        yield
-    finally:
-        before.apply()

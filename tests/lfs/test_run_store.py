@@ -149,6 +149,15 @@ def test_a_storage_path_that_cannot_be_written_is_refused(tmp_path: Path) -> Non
     assert (tmp_path / "file").read_text() == ""
 
 
+def test_only_a_run_that_never_started_is_discarded(store: RunStore, tmp_path: Path) -> None:
+    store.discard()
+    assert store.committed() == [0, 1, 2]
+    fresh = RunStore(str(tmp_path / "runs" / "fresh"))
+    fresh.create(config())
+    fresh.discard()
+    assert [s.name for s in find_runs(str(tmp_path / "runs"))] == ["one"]
+
+
 def test_a_run_is_never_overwritten(store: RunStore) -> None:
     with pytest.raises(UserError, match="exists already; continue it with --resume"):
         store.create(config())

@@ -25,7 +25,9 @@ def encode(picture: Picture, extension: str = ".jpg") -> bytes:
     return data.tobytes()
 
 
-def write_pictures(path: Path, pictures: Mapping[str, Picture], *, subdir: bool = False, extension: str = ".jpg") -> Path:
+def write_pictures(
+    path: Path, pictures: Mapping[str, Picture], *, subdir: bool = False, extension: str = ".jpg"
+) -> Path:
     """An LMDB of encoded pictures in Caffe's dialect."""
     items = ((key, encode_datum(encode(picture, extension))) for key, picture in pictures.items())
     write_lmdb(path, items, subdir=subdir)

@@ -69,8 +69,16 @@ def person(key: str) -> str:
     return key.split("/")[1]
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in folder.iterdir()}
+def contents(folder: Path) -> dict[str, object]:
+    """All that the files say. Not their bytes: LMDB leaves whatever was in memory in the unused ends of its pages."""
+    found: dict[str, object] = {}
+    for file in folder.iterdir():
+        if file.suffix == ".lmdb":
+            keys = list(LmdbSource(file).keys())
+            found[file.name] = dict(zip(keys, LmdbSource(file).get_many(keys), strict=True))
+        else:
+            found[file.name] = file.read_text()
+    return found
 
 
 def test_files_are_there_and_parse(faces: BuiltinFaces) -> None:
@@ -121,14 +129,22 @@ def test_folds_are_balanced_and_share_nobody(faces: BuiltinFaces) -> None:
         assert not first & second
 
 
-def test_pictures_of_a_person_differ_and_people_differ_more(faces: BuiltinFaces) -> None:
-    """The average colour of the face tells people apart a little, and no two pictures are alike."""
-    source = LmdbSource(faces.folder / "train.lmdb")
-    values = [decode_datum(value).data for value in source.get_many(sorted(source.keys()))]
-    assert len(set(values)) == len(values)
-    images = np.stack([np.asarray(cv2.imdecode(np.frombuffer(value, np.uint8), cv2.IMREAD_COLOR)) for value in values])
-    means = images.astype(float).reshape(3, 4, 64, 64, 3).mean(1)  # [people, side, side, 3]
-    assert min(np.abs(means[i] - means[j]).mean() for i, j in ((0, 1), (0, 2), (1, 2))) > 5
+def test_people_look_like_themselves_but_not_too_much(tmp_path: Path) -> None:
+    """The nearest other picture by inner-face pixels is the same person far more often than by chance, not always."""
+    spec = FaceSetSpec(
+        num_train_people=20, num_train_pictures=8, num_pair_people=4, num_pair_pictures=4, num_folds=2, num_same=4
+    )
+    source = LmdbSource(ensure_builtin_faces(tmp_path, spec=spec).folder / "train.lmdb")
+    files = [decode_datum(value).data for value in source.get_many(sorted(source.keys()))]
+    assert len(set(files)) == len(files)
+    images = [np.asarray(cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR)) for file in files]
+    inner = [cv2.resize(image[8:54, 16:48], (8, 12), interpolation=cv2.INTER_AREA) for image in images]
+    pixels = np.stack(inner).reshape(len(files), -1).astype(float)
+    pixels -= pixels.mean(1, keepdims=True)
+    pixels /= np.linalg.norm(pixels, axis=1, keepdims=True)
+    similarity = pixels @ pixels.T - 2 * np.eye(len(pixels))
+    right = np.mean(similarity.argmax(1) // 8 == np.arange(len(pixels)) // 8)
+    assert 0.15 < right < 0.75, right  # chance is 7 / 159
 
 
 def test_data_config_names_the_files(faces: BuiltinFaces) -> None:

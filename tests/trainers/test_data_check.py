@@ -88,7 +88,9 @@ def test_missing_files(config: DataConfig, name: str) -> None:
         check_data(config)
 
 
-@pytest.mark.parametrize("value", [b"no datum", encode_datum(b"no picture"), encode_datum(encode(smooth_picture(1))[:99])])
+@pytest.mark.parametrize(
+    "value", [b"no datum", encode_datum(b"no picture"), encode_datum(encode(smooth_picture(1))[:99])]
+)
 def test_broken_records(config: DataConfig, value: bytes) -> None:
     write_lmdb(Path(config.root, "a.lmdb"), [(f"a/{index}.jpg", value) for index in range(5)])
     with pytest.raises(UserError, match=r"a.lmdb: key 'a/0.jpg': expected a (Caffe Datum|JPEG or PNG), got"):
@@ -98,7 +100,7 @@ def test_broken_records(config: DataConfig, value: bytes) -> None:
 def test_required_parts(config: DataConfig) -> None:
     with pytest.raises(UserError, match="expected training pictures"):
         check_data(DataConfig())
-    with pytest.raises(UserError, match="expected data.reward.lmdb and data.reward.pairs, got '' and 'x.txt'"):
+    with pytest.raises(UserError, match=r"expected data.reward.lmdb and data.reward.pairs, got '' and 'x.txt'"):
         check_data(replace(config, reward=PairsConfig(pairs="x.txt")))
     with pytest.raises(UserError, match=r"at least one batch of pictures \(batch_size = 9\), got 8"):
         check_data(config, batch_size=9)

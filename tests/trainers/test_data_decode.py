@@ -61,6 +61,18 @@ def jpeg_that_claims(width: int, height: int) -> bytes:
     return bytes(data)
 
 
+def insert_garbage(jpeg: bytes) -> bytes:
+    """Bytes between two segments, and fill bytes before a marker: decoders skip both."""
+    table = jpeg.index(b"\xff\xdb")
+    return jpeg[:table] + b"\x00\x01\xff\xff" + jpeg[table:]
+
+
+def test_garbage_between_segments_is_skipped_as_the_decoder_does() -> None:
+    data = encode(smooth_picture(5))
+    got = decode_picture(encode_datum(insert_garbage(data)), 32)
+    np.testing.assert_array_equal(got, decode_picture(encode_datum(data), 32))
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
@@ -72,6 +84,7 @@ def jpeg_that_claims(width: int, height: int) -> bytes:
         (encode(smooth_picture(6))[:150], "got 150 bytes that do not decode"),
         (png_that_claims(10_000, 10_000), "at most 67,108,864 pixels, got a header that claims 10000 x 10000"),
         (jpeg_that_claims(65_000, 60_000), "got a header that claims 65000 x 60000"),
+        (insert_garbage(jpeg_that_claims(65_000, 60_000)), "got a header that claims 65000 x 60000"),
     ],
 )
 def test_refused(data: bytes, message: str, capfd: pytest.CaptureFixture[str]) -> None:
@@ -95,6 +108,11 @@ def test_normalise_is_exact(count: int, dtype: torch.dtype) -> None:
     assert got.permute(0, 2, 3, 1).is_contiguous()  # channels last
     expected = (batch.permute(0, 3, 1, 2).double() - 127.5) / 128
     assert torch.equal(got.double(), expected)
+
+
+def test_normalise_takes_any_memory_order() -> None:
+    batch = torch.randint(0, 256, (2, 3, 20, 20), dtype=torch.uint8).permute(0, 2, 3, 1)
+    assert torch.equal(normalise(batch), normalise(batch.contiguous()))
 
 
 def test_normalise_into_an_earlier_result() -> None:

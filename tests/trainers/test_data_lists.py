@@ -40,7 +40,9 @@ def test_list_equals_the_obvious_loop(
 
 
 def test_small_print(tmp_path: Path) -> None:
-    path = write(tmp_path, "\ufeffa 0\r\n\r\n  \nb/ü.jpg\t01\r\nc 000000000")  # mark, CRLF, blank lines, no final newline
+    path = write(
+        tmp_path, "\ufeffa 0\r\n\r\n  \nb/ü.jpg\t01\r\nc 000000000"
+    )  # mark, CRLF, blank lines, no final newline
     keys, labels = read_list(path)
     assert list(keys) == ["a", "b/ü.jpg", "c"]
     assert list(keys[1:]) == ["b/ü.jpg", "c"]
@@ -63,7 +65,10 @@ def test_keys_of_strings_and_joined() -> None:
         ("a 0\nb -1\n", "line 2 of .*an integer label >= 0, got 'b -1'"),
         ("a 0\nb 1.0\n", "line 2 of .*an integer label >= 0, got 'b 1.0'"),
         ("a 0\nb 99999999999999999999\n", "line 2 of .*an integer label"),
-        ("a 0\nb 3\nc 1\nd 5\n", "line 2 of .*labels without gaps from 0, got 3 but no 2 .*number the 4 identities 0 to 3"),
+        (
+            "a 0\nb 3\nc 1\nd 5\n",
+            "line 2 of .*labels without gaps from 0, got 3 but no 2 .*number the 4 identities 0 to 3",
+        ),
         ("a 1\nb 2\n", "line 1 of .*got 1 but no 0 anywhere"),
         ("", "list.txt: expected lines of `lmdb_key label`, got an empty file"),
         ("\n \n", "an empty file"),
@@ -77,7 +82,7 @@ def test_bad_lists(tmp_path: Path, text: str | bytes, message: str) -> None:
 
 
 def test_missing_and_overlong(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="gone.txt: expected a readable text file, got: No such file"):
+    with pytest.raises(UserError, match=r"gone.txt: expected a readable text file, got: No such file"):
         read_list(tmp_path / "gone.txt")
     with pytest.raises(UserError) as caught:
         read_list(write(tmp_path, "x" * 10_000))

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import lmdb
+import numpy as np
 import pytest
 
 from search_space.errors import UserError
@@ -41,10 +42,14 @@ def test_reads_what_was_written(path: Path) -> None:
 
 def test_map_grows_and_the_file_is_compact(tmp_path: Path) -> None:
     path = tmp_path / "big.lmdb"
-    write_lmdb(path, ((str(index), bytes(2**20)) for index in range(40)))  # more than the first map holds
-    assert len(LmdbSource(path)) == 40
-    assert path.stat().st_size < 42 * 2**20
+    keys = np.random.default_rng(0).permutation(5000)
+    write_lmdb(path, ((str(key), bytes(5000)) for key in keys))  # more than the first map holds
     assert os.listdir(tmp_path) == ["big.lmdb"]
+    with lmdb.open(str(path), subdir=False, readonly=True, lock=False) as env:
+        stat, info = env.stat(), env.info()
+    assert stat["entries"] == 5000
+    used = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+    assert info["last_pgno"] + 1 == used + 2  # besides the data, two pages of the file's own
 
 
 def test_nothing_is_opened_before_the_first_read(tmp_path: Path) -> None:
@@ -117,14 +122,14 @@ def test_missing_file(tmp_path: Path) -> None:
 
 
 def test_folder_without_lmdb(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="got a folder without data.mdb"):
+    with pytest.raises(UserError, match=r"got a folder without data.mdb"):
         len(LmdbSource(tmp_path))
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"text" * 10_000])
 def test_not_an_lmdb(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "faces.lmdb").write_bytes(content)
-    with pytest.raises(UserError, match="faces.lmdb: expected a readable LMDB .*, got: "):
+    with pytest.raises(UserError, match=r"faces.lmdb: expected a readable LMDB .*, got: "):
         len(LmdbSource(tmp_path / "faces.lmdb"))
 
 
@@ -132,7 +137,7 @@ def test_not_an_lmdb(tmp_path: Path, content: bytes) -> None:
 def test_truncated(path: Path, kept: float) -> None:
     file = path / "data.mdb" if path.is_dir() else path
     os.truncate(file, int(kept * file.stat().st_size))
-    with pytest.raises(UserError, match="faces: truncated LMDB, expected at least [0-9,]+ bytes"):
+    with pytest.raises(UserError, match=r"faces: truncated LMDB, expected at least [0-9,]+ bytes"):
         len(LmdbSource(path))
 
 
@@ -141,7 +146,7 @@ def test_unreadable(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         raise lmdb.Error(f"{path}: Permission denied")
 
     monkeypatch.setattr(lmdb, "open", refuse)  # permission bits do not bind root, who may run the tests
-    with pytest.raises(UserError, match="faces: expected a readable LMDB .*Permission denied"):
+    with pytest.raises(UserError, match=r"faces: expected a readable LMDB .*Permission denied"):
         len(LmdbSource(path))
 
 
@@ -161,7 +166,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="faces.lmdb: writing an LMDB failed"):
+    with pytest.raises(UserError, match=r"faces.lmdb: writing an LMDB failed"):
         write_lmdb(tmp_path / "file" / "faces.lmdb", [("a", b"1")])
 
 

@@ -56,7 +56,9 @@ def which(pictures: torch.Tensor, pool: torch.Tensor) -> list[tuple[int, bool]]:
     """(row in `pool`, mirrored) of each picture."""
     found = []
     for one in pictures:
-        matches = [(i, m) for i, p in enumerate(pool) for m, q in ((False, p), (True, p.flip(1))) if torch.equal(one, q)]
+        matches = [
+            (i, m) for i, p in enumerate(pool) for m, q in ((False, p), (True, p.flip(1))) if torch.equal(one, q)
+        ]
         assert len(matches) == 1
         found += matches
     return found
@@ -133,9 +135,9 @@ def test_decode_ahead_is_bounded_and_stops_with_the_consumer(one: Files, monkeyp
     asked: list[int] = []
     batch_at = training_set.batch_at
 
-    def spy(step: int, *args: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def spy(step: int, batch_size: int, seed: int, flip: bool) -> tuple[torch.Tensor, torch.Tensor]:
         asked.append(step)
-        return batch_at(step, *args)
+        return batch_at(step, batch_size, seed, flip)
 
     monkeypatch.setattr(training_set, "batch_at", spy)
     batches = training_set.batches(0, 10**9, 4, seed=3, decode_threads=2)
@@ -149,7 +151,7 @@ def test_an_error_in_a_decode_thread_reaches_the_consumer(tmp_path: Path) -> Non
     lmdb_path, list_path = write_training_set(tmp_path, "faces", [0, 1, 0, 1])
     list_path.write_text(list_path.read_text().replace("faces/2.jpg", "faces/gone.jpg"))
     training_set = make_set((lmdb_path, list_path))
-    with pytest.raises(UserError, match="faces.lmdb: key 'faces/gone.jpg' is not in this LMDB"):
+    with pytest.raises(UserError, match=r"faces.lmdb: key 'faces/gone.jpg' is not in this LMDB"):
         list(training_set.batches(0, 4, 4, seed=0, decode_threads=2))
 
 

@@ -19,7 +19,7 @@ BACKBONES: dict[str, Callable[[int, int], nn.Module]] = {
     "small": SmallNet,
 }
 
-__all__ = ["BACKBONES", "build_backbone", "initialise"]
+__all__ = ["BACKBONES", "build_backbone", "initialise", "plan_backbone"]
 
 
 def build_backbone(name: str, embedding_dim: int, input_size: int, seed: int = 0) -> nn.Module:
@@ -33,13 +33,18 @@ def build_backbone(name: str, embedding_dim: int, input_size: int, seed: int = 0
     Raises:
         UserError: unknown name, or a size that the network cannot take.
     """
+    backbone = plan_backbone(name, embedding_dim, input_size)
+    backbone.to_empty(device="cpu")
+    initialise(backbone, seed)
+    return backbone
+
+
+def plan_backbone(name: str, embedding_dim: int, input_size: int) -> nn.Module:
+    """The network of `build_backbone` without memory, on the "meta" device: shapes only, or the same errors at once."""
     if name not in BACKBONES:
         near = difflib.get_close_matches(name, BACKBONES, cutoff=0.5)
         hint = f": did you mean {' or '.join(near)}?" if near else ""
         raise UserError(f"backbone must be one of {', '.join(BACKBONES)}, got {name!r}{hint}")
     # On "meta", constructors draw no numbers: building is quick and leaves the global generator alone.
     with torch.device("meta"):
-        backbone = BACKBONES[name](embedding_dim, input_size)
-    backbone.to_empty(device="cpu")
-    initialise(backbone, seed)
-    return backbone
+        return BACKBONES[name](embedding_dim, input_size)

@@ -1,7 +1,7 @@
 """The built-in faces: drawn people as real files (JPEG in LMDB, list, pairs), made once and kept in the user's cache.
 
 Three sets of people, no person in two of them: training pictures, reward pairs, test pairs. Everything random is keyed
-by version, purpose, person and picture, so a set can be made again bit for bit.
+by version, purpose, person and picture, so every picture and pair can be made again bit for bit.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ VERSION = 1
 
 CACHE_VARIABLE = "LFS_CACHE_DIR"
 INPUT_SIZE = 32
-"""Network input that the pictures suit: small enough for CPUs, and their detail survives it."""
+"""Network input in pixels that suits the pictures and a CPU."""
 
 Progress = Callable[[int, int], None]
 _PERSON, _PICTURE, _PAIRS = range(3)  # purposes of random numbers

@@ -71,17 +71,17 @@ def decode_datum(value: bytes) -> Datum:
     """
     try:
         message = _Caffe.FromString(value)
-        if not message.data:
-            return _decode_bare(value)
     except DecodeError:
         raise UserError(
             f"expected a Caffe Datum, got {len(value)} bytes that are no such message{_hint(value)}"
         ) from None
-    data, size = message.data, message.channels * message.height * message.width
-    encoded = message.encoded or (len(data) != size and data.startswith(IMAGE_SIGNATURES))
-    if not encoded:
+    if not message.data:
+        return _decode_bare(value)
+    data, channels, height, width = message.data, message.channels, message.height, message.width
+    looks_encoded = len(data) != channels * height * width and data.startswith(IMAGE_SIGNATURES)
+    if not (encoded := message.encoded or looks_encoded):
         _check_raw(message)
-    return Datum(data, message.label, encoded, message.channels, message.height, message.width)
+    return Datum(data, message.label, encoded, channels, height, width)
 
 
 def encode_datum(
