@@ -27,7 +27,7 @@ from search_space.errors import UserError
 NAMESPACE = "lfs"
 POLL_S = 10.0
 """A trainer without work is answered `wait` after this long, and asks again."""
-WATCH_S = 0.5
+WATCH_S = 1.0
 FETCH_S = 600.0
 """A winner's weights that take longer than this to fetch count as lost."""
 MAX_BROKEN = 3
@@ -43,13 +43,13 @@ class Controller:
 
     def __init__(self, run_uri: str) -> None:
         self.store = RunStore(run_uri)
-        self.config: SearchConfig = self.store.load_config()
-        last = self.store.load_last()
+        self.config: SearchConfig = self.store.retrying(self.store.load_config)
+        last = self.store.retrying(self.store.load_last)
         state, base = (last[0], ray.put(last[1])) if last else (None, None)
         self.search = Search(self.config, state, base)
         untested: dict[str, float] | None = None if self.config.data.test.pairs else {}
         self.search.test_metrics = (self.store.load_result() or {}).get("test", untested)
-        self.summaries: list[dict[str, Any]] = self.store.summaries()
+        self.summaries: list[dict[str, Any]] = self.store.retrying(self.store.summaries)
         self._changed = asyncio.Event()
         self._closing: asyncio.Task[None] | None = None
         self._commit: asyncio.Task[None] | None = None
@@ -69,10 +69,14 @@ class Controller:
         """Work for a trainer; a base handle comes wrapped in a list so that Ray passes it on unfetched."""
         self._join(trainer, incarnation, actor)
         until = time.monotonic() + POLL_S
-        while (lease := self.search.lease(trainer)).kind == "wait" and (left := until - time.monotonic()) > 0:
+        while self._watchers.get(trainer, ("",))[0] == incarnation:  # else it died waiting: no work for the dead
+            lease = self.search.lease(trainer)
+            left = until - time.monotonic()
+            if lease.kind != "wait" or left <= 0:
+                return lease
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), left)
-        return lease
+        return Lease(kind="wait")
 
     async def report(self, report: Report, weights: list[Any]) -> None:
         """A candidate's outcome; `weights` holds a reference to its weights, or nothing if it diverged."""
@@ -87,12 +91,13 @@ class Controller:
         self.search.failed(trainer, generation, index, message, fatal=fatal)
         self._notify()
 
-    async def broken(self, trainer: str, message: str, fatal: bool) -> None:
-        """A trainer could not even start; several in a row stop the search."""
+    async def broken(self, trainer: str, message: str, fatal: bool) -> bool:
+        """A trainer could not even start; several in a row stop the search. Returns whether it is over."""
         self._broken += 1
         if fatal or self._broken >= MAX_BROKEN:
             self.search.fail(message)
         self._notify()
+        return self.search.over
 
     async def progress(self, trainer: str, done: int, total: int, images_per_s: float) -> None:
         """How far a trainer is with its candidate; only for the view."""
@@ -212,6 +217,8 @@ class Controller:
             weights = await asyncio.wait_for(_fetch(self.search.best_weights), FETCH_S)
             base = await asyncio.to_thread(ray.put, weights)
             await self._finish_commit()
+            if self.search.error:  # that commit failed: nothing may be committed over the gap
+                return
         except (RayError, TimeoutError) as error:
             logger.warning("the winner's weights are lost (%s); it is trained again", type(error).__name__)
             self.search.lose_best_weights()

@@ -22,7 +22,8 @@ from trainers.config import DataConfig, PairsConfig
 from trainers.data.builtin import ensure_builtin_faces
 from trainers.data.check import check_data, overlap_warning
 
-POLL_S = 0.5
+logger = logging.getLogger(__name__)
+POLL_S = 1.0
 CONNECT_S = 5.0
 
 
@@ -75,8 +76,13 @@ def new_run(config: SearchConfig, view: View) -> tuple[RunStore, SearchConfig]:
 
 
 def old_run(store: RunStore, changes: dict[str, Any], view: View) -> SearchConfig:
-    """The configuration of a run to go on with; `changes` are fields that may differ (see lfs/config.py)."""
+    """The configuration of a run to go on with; `changes` are fields that may differ (see lfs/config.py).
+
+    Raises:
+        UserError: the run is damaged, or its data is no longer what it was.
+    """
     config = replace(store.load_config(), **changes)
+    store.load_last()
     check(config, view)
     if changes:
         store.write_config(config)
@@ -99,7 +105,7 @@ def ray_cluster(config: SearchConfig) -> Iterator[None]:
     os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    address = config.address or os.environ.get("RAY_ADDRESS", "")
+    address = joins(config)
     if address:
         prepare_to_join(address)
     import ray
@@ -110,7 +116,8 @@ def ray_cluster(config: SearchConfig) -> Iterator[None]:
             with silent_stderr():  # Ray's C++ side repeats there what the exception says
                 ray.init(address=address, **quiet)
         else:
-            ray.init(include_dashboard=config.dashboard, dashboard_host="127.0.0.1", **quiet)
+            # "local", since without an address Ray would join whatever cluster was last started on this machine.
+            ray.init("local", include_dashboard=config.dashboard, dashboard_host="127.0.0.1", **quiet)
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         line = str(error).strip().split("\n")[0]
         hint = "is it running, and is its token in ~/.ray/auth_token or RAY_AUTH_TOKEN?" if address else "see ~/.ray"
@@ -119,6 +126,11 @@ def ray_cluster(config: SearchConfig) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def joins(config: SearchConfig) -> str:
+    """Address of the cluster to join; empty: the search starts one of its own, which nobody else will join."""
+    return config.address or os.environ.get("RAY_ADDRESS", "")
 
 
 def prepare_to_join(address: str) -> None:
@@ -185,18 +197,24 @@ def run_search(store: RunStore, config: SearchConfig, view: View) -> Outcome:
         controller = start_controller(store.uri, name)
         last: dict[str, Any] = ray.get(controller.status.remote())
         watch = Watch(controller, view, last)
-        with watch, interrupts(controller, view), WhenOver.told_by(name, watch.over):
-            tune_trials(store, config, gpus, name)
-        return Outcome(run=store.uri, error=watch.status["error"], status=ray.get(controller.status.remote()))
+        with watch, interrupts(watch), WhenOver.told_by(name, watch.over):
+            try:
+                num_trials = config.num_workers if joins(config) else fits
+                tune_trials(store, config, gpus, name, num_trials)
+            except (OSError, ray.tune.TuneError) as error:  # Tune's own files, on the same storage as the run
+                watch.trouble = f"Ray Tune stopped: {' '.join(str(error).split())}"
+        reason = watch.status["error"] or watch.trouble
+        if not reason and not watch.status["finished"]:
+            reason = "every trainer ended before the search did; their logs are in its tune folder"
+        return Outcome(run=store.uri, error=reason, status=watch.status)
 
 
 def say_workers(config: SearchConfig, gpus: float, fits: int, view: View) -> None:
     """How many trainers run, in one line."""
     each = f"{config.cpus_per_worker:g} CPU" + (f" + {gpus:g} GPU" if gpus else "")
-    asked = (
-        "" if fits == config.num_workers else f" of the {config.num_workers} asked for (more join when there is room)"
-    )
-    view.say(f"{fits} trainer(s) of {each} fit{asked}; they share {config.population} candidates a generation")
+    fewer = f" of the {config.num_workers} asked for" if fits < config.num_workers else ""
+    later = " (more join when there is room)" if fewer and joins(config) else ""
+    view.say(f"{fits} trainer(s) of {each} fit{fewer}{later}; they share {config.population} candidates a generation")
 
 
 class Watch:
@@ -205,6 +223,8 @@ class Watch:
     def __init__(self, controller: Any, view: View, first: dict[str, Any]) -> None:
         self.controller, self.view, self.status = controller, view, first
         self.over = threading.Event()
+        self.trouble = ""
+        self.stop_asked = threading.Event()
         self._quit = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
@@ -225,17 +245,31 @@ class Watch:
         self._look()
 
     def _look(self) -> None:
-        """One look. An unreachable controller is being restarted; the next look will tell."""
+        """One look. An unreachable controller is being restarted, see the next look; a dead one is the end."""
         import ray
 
-        with contextlib.suppress(ray.exceptions.RayError):
+        try:
+            if self.stop_asked.is_set():
+                self._ask_to_stop()
             self.status = ray.get(self.controller.status.remote(), timeout=30)
             self.view.update(self.status)
             if self.status["finished"]:
                 self.over.set()
+        except ray.exceptions.ActorDiedError as error:
+            self.trouble = f"the controller is gone: {str(error).strip().splitlines()[-1]}"
+            self.over.set()
+        except ray.exceptions.RayError:
+            logger.warning("the controller does not answer")
+
+    def _ask_to_stop(self) -> None:
+        import ray
+
+        ray.get(self.controller.stop.remote(), timeout=30)
+        self.stop_asked.clear()
+        self.view.say("stopping after this generation; Ctrl-C again stops now (committed generations stay)")
 
 
-def tune_trials(store: RunStore, config: SearchConfig, gpus: float, controller: str) -> None:
+def tune_trials(store: RunStore, config: SearchConfig, gpus: float, controller: str, num_trials: int) -> None:
     """Trainers as Tune trials: restarted without end when they die, all stopped when the search is over."""
     from ray import tune
 
@@ -248,7 +282,7 @@ def tune_trials(store: RunStore, config: SearchConfig, gpus: float, controller: 
         failure_config=tune.FailureConfig(max_failures=-1),
         checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
     )  # fmt: skip
-    space = {"trainer": tune.grid_search(list(range(config.num_workers))), "controller": controller}
+    space = {"trainer": tune.grid_search(list(range(num_trials))), "controller": controller}
     settings = tune.TuneConfig(trial_dirname_creator=lambda t: f"trainer-{t.config['trainer']:03d}")
     tune.Tuner(
         tune.with_resources(Trainer, resources), param_space=space, run_config=run_config, tune_config=settings
@@ -261,15 +295,11 @@ def session_name(number: int) -> str:
 
 
 @contextlib.contextmanager
-def interrupts(controller: Any, view: View) -> Iterator[None]:
+def interrupts(watch: Watch) -> Iterator[None]:
     """Ctrl-C once: stop after this generation. Twice: stop now; what is committed stays."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
     def on_signal(number: int, frame: object) -> None:
-        controller.stop.remote()
-        view.say("stopping after this generation; Ctrl-C again stops now (committed generations stay)")
+        watch.stop_asked.set()  # its thread tells the controller: a signal handler must not call Ray
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     before = signal.signal(signal.SIGINT, on_signal)
@@ -279,12 +309,19 @@ def interrupts(controller: Any, view: View) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+class LogFile(logging.FileHandler):
+    """A log that is given up, not complained about, when its disk is full."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Say nothing on the terminal: what matters there is said by the search."""
+
+
 @contextlib.contextmanager
 def quiet_logs(store: RunStore) -> Iterator[None]:
     """Ray's and Tune's messages go to driver.log in the run directory (local runs), never to the terminal."""
     handler: logging.Handler = logging.NullHandler()
     if "://" not in store.uri:
-        handler = logging.FileHandler(f"{store.path}/driver.log", delay=True)
+        handler = LogFile(f"{store.path}/driver.log", delay=True)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train", "ray.air", "lfs", "py.warnings")]
     before = [(log, log.handlers[:], log.propagate) for log in loggers]
@@ -298,4 +335,5 @@ def quiet_logs(store: RunStore) -> Iterator[None]:
         logging.captureWarnings(False)
         for log, handlers, propagate in before:
             log.handlers, log.propagate = handlers, propagate
-        handler.close()
+        with contextlib.suppress(OSError):
+            handler.close()

@@ -14,12 +14,12 @@ import json
 import logging
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 import pyarrow as pa
@@ -43,6 +43,7 @@ from trainers.candidate import Weights
 from trainers.checkpoint import from_bytes, to_bytes
 
 FORMAT = 1
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 HOPELESS = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENOENT}
 
@@ -205,9 +206,7 @@ class RunStore:
         """Replace the configuration (a resume that extends the search)."""
         values = yaml.safe_load(self.read("config.yaml"))
         values["config"] = _plain(asdict(config))
-        self._retrying(
-            lambda: self._write(f"{self.path}/config.yaml", yaml.safe_dump(values, sort_keys=False).encode())
-        )
+        self.retrying(lambda: self._write(f"{self.path}/config.yaml", yaml.safe_dump(values, sort_keys=False).encode()))
 
     def commit(self, record: GenerationRecord, weights: Weights) -> None:
         """Write one closed generation; COMMIT goes last, so a crash at any point leaves the previous one the last.
@@ -228,13 +227,18 @@ class RunStore:
                 self._write(f"{folder}/{name}", data)
             self._write(f"{folder}/COMMIT", json.dumps(prints, indent=1).encode())
 
-        self._retrying(write)
+        self.retrying(write)
 
     def write_result(self, result: dict[str, Any]) -> None:
         """Write the final model's test scores."""
-        self._retrying(lambda: self._write(f"{self.path}/result.json", json.dumps(result, indent=1).encode()))
+        self.retrying(lambda: self._write(f"{self.path}/result.json", json.dumps(result, indent=1).encode()))
 
-    def _retrying(self, write: Any) -> None:
+    def retrying(self, action: Callable[[], T]) -> T:
+        """The result of reading or writing, tried again while storage refuses.
+
+        Raises:
+            OSError: it still refuses after `attempts` tries, or says that it always will.
+        """
         retrying = Retrying(
             stop=stop_after_attempt(self.attempts),
             wait=wait_exponential(multiplier=0.2, max=5),
@@ -242,7 +246,7 @@ class RunStore:
             before_sleep=before_sleep_log(logger, logging.WARNING),
         )
         try:
-            retrying(write)
+            return retrying(action)
         except RetryError as error:
             cause = error.last_attempt.exception()
             raise OSError(f"{self.uri}: {_first_line(cause or error)}") from cause
@@ -287,8 +291,10 @@ def _fingerprint(data: bytes) -> dict[str, Any]:
 
 
 def _parquet(rows: list[dict[str, Any]]) -> bytes:
+    columns = dict.fromkeys(name for row in rows for name in row)  # a diverged candidate has fewer
+    table = pa.table({name: [row.get(name) for row in rows] for name in columns})
     sink = pa.BufferOutputStream()
-    pyarrow.parquet.write_table(pa.Table.from_pylist(rows), sink)
+    pyarrow.parquet.write_table(table, sink)
     return bytes(sink.getvalue())
 
 

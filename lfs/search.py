@@ -81,6 +81,9 @@ def main(argv: Sequence[str]) -> int:
     except UserError:
         store.discard()
         raise
+    except KeyboardInterrupt:
+        print(f"\nlfs.search: stopped at once; continue with --resume {store.uri}", file=sys.stderr)
+        return FAILED
     if outcome.error:
         print(f"lfs.search: {outcome.error}; continue with --resume {outcome.run}", file=sys.stderr)
         return FAILED

@@ -25,7 +25,7 @@ from search_space.spaces import get_space
 from trainers.candidate import Candidate, CandidateResult, Weights
 from trainers.trainer import CandidateTrainer
 
-PROGRESS_S = 1.0
+PROGRESS_S = 2.0
 RETRY_S = 0.5
 MAX_RAY_ERRORS = 5
 """Failures of Ray in a row (a base that cannot be fetched, say) after which this process gives up to a fresh one."""
@@ -50,7 +50,8 @@ class Trainer(tune.Trainable):
             self.trainer = CandidateTrainer(with_threads(search), search.data, search.reward, seed=search.seed)
         except Exception as error:
             logger.exception("%s cannot start", self.label)
-            ray.get(self.controller.broken.remote(self.label, _line(error), isinstance(error, UserError)))
+            if not ray.get(self.controller.broken.remote(self.label, _line(error), isinstance(error, UserError))):
+                raise  # Tune starts a fresh process
             self.next_lease = Lease(kind="stop")
 
     def step(self) -> dict[str, Any]:
@@ -155,7 +156,7 @@ class WhenOver(tune.Stopper):
 
 
 class Progress:
-    """Passes a candidate's progress to the controller, at most once a second, and never waits for it."""
+    """Passes a candidate's progress to the controller, every two seconds at most, and never waits for it."""
 
     def __init__(self, trainer: Trainer) -> None:
         self.controller, self.label = trainer.controller, trainer.label

@@ -3,6 +3,7 @@
 import errno
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,13 @@ def test_what_is_committed_comes_back_exactly(store: RunStore, records: list[Gen
     table = store.load_candidates(1)
     assert table["reward"].tolist() == [row["reward"] for row in records[1].rows]
     assert [list(x) for x in table["action"]] == [row["action"] for row in records[1].rows]
+
+
+def test_a_diverged_first_candidate_takes_no_column_away(store: RunStore, records: list[GenerationRecord]) -> None:
+    rows = [dict(row) for row in records[3].rows]
+    rows[1]["accuracy"], rows[2]["accuracy"] = 0.5, 0.75
+    store.commit(replace(records[3], rows=rows), WEIGHTS)
+    assert store.load_candidates(3)["accuracy"].tolist()[1:3] == [0.5, 0.75]
 
 
 def test_a_generation_without_commit_does_not_exist(store: RunStore, records: list[GenerationRecord]) -> None:

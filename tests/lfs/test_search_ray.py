@@ -1,15 +1,26 @@
 """Whole searches in real processes: on one and two trainers, with -9 for a trainer, the controller and the driver."""
 
 import json
+import os
+import signal
+import socket
+import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
+from lfs.generation import Search
 from lfs.run_store import RunStore
+from lfs.trainable import as_report
 from tests.lfs.conftest import Command
+from tests.lfs.test_bad_input import mounted
+from trainers.candidate import Candidate
+from trainers.trainer import CandidateTrainer
 
 pytestmark = pytest.mark.ray
 Start = Callable[..., Command]
@@ -92,6 +103,106 @@ def test_a_killed_driver_leaves_nothing_behind_and_resumes_to_the_same_end(
     assert second.wait() == 0, second.err.read_text()
     assert f"resuming at generation {len(done) + 1} of 4" in second.out.read_text()
     assert digest(run) == digest(undisturbed)
+
+
+def test_the_search_is_replayed_without_ray(undisturbed: Path) -> None:
+    store = RunStore(str(undisturbed))
+    config = store.load_config()
+    trainer = CandidateTrainer(config.trainer, config.data, config.reward, seed=config.seed)
+    search = Search(config)
+    while (lease := search.lease("shell")).kind == "train":
+        candidate = Candidate(generation=lease.generation, index=lease.index, loss=search.space.decode(lease.action))
+        result = trainer.run(candidate, lease.base)
+        search.report(as_report(result, "shell"), result.weights)
+        if search.ready_to_close:
+            record, weights = search.close(), search.best_weights
+            assert record.state == store.load_state(record.generation)[0]
+            assert record.rows[record.winner]["reward"] == record.summary["best_reward"]
+            stored = store.load_weights(record.generation)
+            assert all(np.array_equal(stored[name], weights[name]) for name in stored)
+            search.advance(record, weights)
+    assert search.state.generation == config.generations
+    assert trainer.test(search.base) == (store.load_result() or {})["test"]
+
+
+def test_ctrl_c_stops_after_the_generation_and_says_how_to_go_on(
+    undisturbed: Path, run_command: Start, recipe_file: Callable[..., str], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    arguments = ("--config", recipe_file(), "--num-workers", "2", "--storage", str(tmp_path), "--name", "run")
+    command = run_command("lfs.search", *arguments)
+    command.wait_for(run / "generations" / "000000" / "COMMIT")
+    os.killpg(command.process.pid, signal.SIGINT)  # as a terminal does: the whole foreground group
+    assert command.wait() == 0, command.err.read_text()
+    assert "stopping after this generation" in command.out.read_text()
+    assert f"continue with python -m lfs.search --resume {run}" in command.out.read_text()
+    done = digest(run)
+    assert 1 <= len(done) < 4
+    assert done == digest(undisturbed)[: len(done)]
+
+
+def test_a_disk_that_fills_up_ends_the_search_in_one_line_with_its_commits_intact(
+    undisturbed: Path, run_command: Start, recipe_file: Callable[..., str], tmp_path: Path
+) -> None:
+    size = sum(path.stat().st_size for path in undisturbed.rglob("*") if path.is_file())
+    disk = tmp_path / "disk"
+    if os.geteuid() != 0 or not mounted(disk, f"size={size // 2}"):
+        pytest.skip("needs to mount a file system")
+    try:
+        arguments = ("--config", recipe_file(), "--num-workers", "1", "--storage", str(disk), "--name", "run")
+        command = run_command("lfs.search", *arguments)
+        assert command.wait() == 1
+        [line] = command.err.read_text().splitlines()
+        assert "No space left on device" in line
+        assert f"continue with --resume {disk}/run" in line
+        done = digest(disk / "run")
+        assert done == digest(undisturbed)[: len(done)]
+        assert len(done) < 4
+    finally:
+        command.clean()
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_search_joins_a_cluster_with_its_token_and_leaves_it_running(
+    undisturbed: Path, run_command: Start, recipe_file: Callable[..., str], tmp_path: Path
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    start = ["start", "--head", "--block", f"--port={address.split(':')[1]}", "--num-cpus=2", "--disable-usage-stats"]
+    cluster = run_command("ray.scripts.scripts", *start, "--include-dashboard=false", "--node-ip-address=127.0.0.1")
+    deadline = time.monotonic() + 60
+    while "Ray runtime started" not in cluster.out.read_text():
+        assert time.monotonic() < deadline, cluster.err.read_text()
+        time.sleep(0.2)
+    arguments = ("--config", recipe_file(), "--num-workers", "2", "--storage", str(tmp_path), "--name", "run")
+    command = run_command("lfs.search", *arguments, "--address", address)
+    assert command.wait() == 0, command.err.read_text()
+    assert digest(tmp_path / "run") == digest(undisturbed)
+    assert cluster.process.poll() is None
+    assert cluster.family("gcs_server")
+
+
+def test_an_address_where_nobody_listens_is_one_line_and_no_run(
+    run_command: Start, recipe_file: Callable[..., str], tmp_path: Path
+) -> None:
+    arguments = ("--config", recipe_file(), "--storage", str(tmp_path), "--name", "run", "--address", "127.0.0.1:9")
+    command = run_command("lfs.search", *arguments)
+    assert command.wait() == 1
+    [line] = command.err.read_text().splitlines()
+    assert "no Ray cluster answers at 127.0.0.1:9" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_trainer_that_fits_nowhere_is_one_line_and_no_run(
+    run_command: Start, recipe_file: Callable[..., str], tmp_path: Path
+) -> None:
+    arguments = ("--config", recipe_file(), "--storage", str(tmp_path), "--name", "run", "--cpus-per-worker", "999")
+    command = run_command("lfs.search", *arguments)
+    assert command.wait() == 1
+    [line] = command.err.read_text().splitlines()
+    assert "a trainer needs 999 CPU, the cluster has" in line
+    assert not (tmp_path / "run").exists()
 
 
 def test_tune_s_own_results_and_tensorboard_read_the_run(undisturbed: Path) -> None:

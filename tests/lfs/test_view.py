@@ -1,0 +1,116 @@
+"""What a user reads: the live view, the plain lines, the table at the end."""
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from lfs.generation import Search
+from lfs.view import View, duration_text, generation_line, live_view, margins_text, reward_text
+from tests.lfs.fakes import config, drive
+
+
+def status(generation: int = 2) -> dict[str, Any]:
+    """A controller's status in the middle of a search."""
+    search = Search(config(generations=5))
+    records = drive(search, until=lambda s: s.state.generation == generation)
+    summaries = [r.summary | {"images_per_s": 1234.5, "wall_s": 2.0} for r in records]
+    states = ["done", "running", "diverged", "queued"]
+    candidates = [
+        {"index": i, "state": s, "margins": [0.1 * i], "trainer": None, "reward": 0.9 if s == "done" else None,
+         "reward_se": 0.01, "done": 30, "total": 60} for i, s in enumerate(states)
+    ]  # fmt: skip
+    return {
+        "generation": generation, "generations": 5, "warmup_generations": 1, "candidates": candidates, "testing": False,
+        "trainers": 2, "images_per_s": 2000.0, "eta_s": 75.0, "elapsed_s": 10.0, "summaries": summaries, "best": 0.95,
+        "test": None, "num_images": 5000, "error": "", "finished": False,
+        **search.policy_margins(search.state.policy),
+    }  # fmt: skip
+
+
+def rendered(what: Any, width: int = 100) -> list[str]:
+    console = Console(file=io.StringIO(), width=width, highlight=False)
+    console.print(what)
+    return [line.rstrip() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+
+
+def test_the_live_view_shows_candidates_policy_rate_and_time_left() -> None:
+    lines = rendered(live_view(status()))
+    assert lines[0].startswith("generation 3/5   best reward 0.9500   policy margin 0.")
+    assert lines[1] == "2,000 images/s   2 trainers   0:01:15 left"
+    assert lines[3].split() == ["0", "done", "0.9000", "±", "0.0100", "0.000"]
+    assert lines[4].split() == ["1", "running", "50", "%", "-", "0.100"]
+    assert lines[5].split()[:2] == ["2", "diverged"]
+    assert lines[6].split()[:2] == ["3", "queued"]
+    assert lines[9].split()[0] == "1w"
+
+
+def test_the_live_view_fits_80_columns() -> None:
+    assert all(len(line) <= 80 for line in rendered(live_view(status()), width=80))
+
+
+def test_many_candidates_are_cut_short() -> None:
+    many = status()
+    many["candidates"] = many["candidates"] * 10
+    assert any("and 24 more" in line for line in rendered(live_view(many)))
+
+
+def test_a_pipe_gets_one_line_per_generation_once() -> None:
+    out = io.StringIO()
+    view = View(console=Console(file=out, highlight=False, soft_wrap=True, width=80))
+    view.start(status(0))
+    for generation in (0, 1, 1, 3):
+        view.update(status(generation))
+    view.stop()
+    lines = out.getvalue().splitlines()
+    assert [line.split(":")[0] for line in lines] == ["generation 1/5 (warm-up)", "generation 2/5", "generation 3/5"]
+
+
+def test_a_resumed_search_does_not_tell_its_past_again() -> None:
+    out = io.StringIO()
+    view = View(console=Console(file=out, highlight=False, soft_wrap=True))
+    view.start(status(2))
+    view.update(status(2))
+    assert out.getvalue() == "resuming at generation 3 of 5\n"
+
+
+def test_a_generation_in_one_line() -> None:
+    summary = status()["summaries"][1] | {"diverged": 1, "policy_mean": [0.2], "policy_std": [0.1], "best_reward": 0.5}
+    line = generation_line(summary | {"best_reward_se": 0.25, "mean_reward": 0.25, "winner_margins": [0.3]}, status())
+    assert line == (
+        "generation 2/5: best 0.5000 ± 0.2500, mean 0.2500, 1 diverged, winner's margin 0.300, "
+        "policy 0.200 ± 0.100, 1,234 images/s, 0:01:15 left"
+    )
+
+
+def test_the_end_shows_the_table_the_test_scores_and_where_to_look() -> None:
+    out = io.StringIO()
+    scores = {
+        "accuracy": 0.9,
+        "accuracy_se": 0.01,
+        "auc": 0.95,
+        "auc_se": 0.001,
+        "tar@far=0.01": 0.5,
+        "tar@far=0.01_se": 0.02,
+    }
+    View(console=Console(file=out, highlight=False, width=120)).finish("runs/x", status(5) | {"test": scores})
+    text = out.getvalue()
+    assert (
+        "test accuracy 0.9000 ± 0.0100, AUC 0.9500, TAR@FAR=0.01 0.5000 ± 0.0200  (5,000 training images in all)"
+        in text
+    )
+    assert "python -m lfs.results runs/x --candidates" in text
+    assert "tensorboard --logdir runs/x" in text
+
+
+@pytest.mark.parametrize(
+    ("got", "expected"),
+    [
+        (margins_text([0.25]), "0.250"), (margins_text([0.1 * i for i in range(10)]), "0.00 … 0.50 … 0.90"),
+        (reward_text(None), "-"), (reward_text(float("nan")), "-"), (reward_text(0.5), "0.5000"),
+        (duration_text(None), "?"), (duration_text(3725), "1:02:05"),
+    ],
+)  # fmt: skip
+def test_numbers_for_a_reader(got: str, expected: str) -> None:
+    assert got == expected
