@@ -1,6 +1,6 @@
 """What a search costs on top of training: a steady generation against two plain processes, and a trainer's memory.
 
-    python -m benchmarks.search_overhead [--rounds 3]
+    python -m benchmarks.search_overhead [--rounds 3] [--idle-ray]
 
 Each round runs a search of the built-in recipe with two trainers, then trains and validates the candidates of its last
 generations again, half of them in each of two plain processes with one thread (no Ray, network and data ready before
@@ -8,6 +8,7 @@ the clock starts, as in a steady search). Both times are of the same round; the 
 """
 
 import argparse
+import contextlib
 import multiprocessing
 import statistics
 import subprocess
@@ -15,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -106,32 +108,47 @@ def plain_time(store: RunStore, generation: int) -> tuple[float, float]:
     return took_s, max(memory for _, memory in results)
 
 
+@contextlib.contextmanager
+def idle_ray() -> Iterator[None]:
+    """A Ray head that runs nothing, in the background; ends with the block."""
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--port=0"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    options = [f"--num-cpus={NUM_TRAINERS}", "--include-dashboard=false", "--disable-usage-stats"]
+    head = subprocess.Popen([*command, *options], start_new_session=True, **quiet)  # type: ignore[call-overload]
+    time.sleep(8)
+    try:
+        yield
+    finally:
+        head.terminate()
+        head.wait()
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--idle-ray", action="store_true", help="also: plain processes beside Ray daemons that idle")
     options, search_arguments = parser.parse_known_args()
-    times: list[tuple[float, float]] = []
-    memory: list[tuple[float, float]] = []
+    rows: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory() as folder:
         for number in range(options.rounds):
             store, trainer_mib = search(folder, f"round-{number}", search_arguments)
             walls = {s["generation"]: s["wall_s"] for s in store.summaries()}
             for generation in STEADY:
                 plain_s, plain_mib = plain_time(store, generation)
-                times.append((walls[generation], plain_s))
-                memory.append((trainer_mib, plain_mib))
-                ratio = walls[generation] / plain_s
-                print(
-                    f"generation {generation}: search {walls[generation]:.2f} s, plain {plain_s:.2f} s: {ratio:.3f}",
-                    flush=True,
-                )
-    ratios = [a / b for a, b in times]
-    print(
-        f"ratio: median {statistics.median(ratios):.3f}, from {min(ratios):.3f} to {max(ratios):.3f}, n = {len(ratios)}"
-    )
-    ours, bare = (max(column) for column in zip(*memory, strict=True))
-    print(f"peak resident memory of a trainer: {ours:.0f} MiB; of a plain process: {bare:.0f} MiB")
+                row = {"search": walls[generation], "plain": plain_s, "search MiB": trainer_mib, "plain MiB": plain_mib}
+                if options.idle_ray:
+                    with idle_ray():
+                        row["plain beside idle Ray"] = plain_time(store, generation)[0]
+                rows.append(row)
+                print(", ".join(f"{name} {value:.2f}" for name, value in row.items()), flush=True)
+    for name in rows[0]:
+        if name.startswith("plain") and not name.endswith("MiB"):
+            ratios = [row["search"] / row[name] for row in rows]
+            middle = statistics.median(ratios)
+            print(f"search / {name}: median {middle:.3f}, {min(ratios):.3f} to {max(ratios):.3f}, n = {len(rows)}")
+    for name in ("search MiB", "plain MiB"):
+        print(f"peak resident memory of a process, {name}: {max(row[name] for row in rows):.0f}")
 
 
 if __name__ == "__main__":
