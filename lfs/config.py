@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 
 from search_space.config import PolicyConfig, SpaceConfig
-from trainers.config import DataConfig, RewardConfig, TrainerConfig, require
+from search_space.errors import require
+from trainers.config import DataConfig, RewardConfig, TrainerConfig
 
 MODES = ("search", "random")
 

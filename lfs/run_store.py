@@ -40,7 +40,7 @@ from lfs.generation import GenerationRecord, SearchState
 from lfs.options import checked
 from search_space.errors import UserError
 from trainers.candidate import Weights
-from trainers.checkpoint import from_bytes, to_bytes
+from trainers.checkpoint import from_bytes, sync_path, to_bytes
 
 FORMAT = 1
 T = TypeVar("T")
@@ -262,21 +262,13 @@ class RunStore:
             with self.fs.open_output_stream(target) as stream:
                 stream.write(data)
             if local:
-                _sync(target)
+                sync_path(target)
                 os.replace(target, path)
-                _sync(path.rsplit("/", 1)[0])
+                sync_path(path.rsplit("/", 1)[0])
         except OSError as error:
             if error.errno in HOPELESS or "Read-only file system" in str(error) or "Not a directory" in str(error):
                 raise _HopelessError(_first_line(error)) from error
             raise
-
-
-def _sync(path: str) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _plain(value: Any) -> Any:

@@ -3,16 +3,10 @@
 import math
 from dataclasses import dataclass
 
-from search_space.errors import UserError
+from search_space.errors import require
 
 MAX_SCALE = 350.0
 """Largest scale: `a = 1 - exp(s * m)` stays finite in float64 up to the largest possible margin, 2."""
-
-
-def _require(condition: bool, law: str, value: object) -> None:
-    """Raise `UserError` stating the law and the value that broke it, unless `condition` holds."""
-    if not condition:
-        raise UserError(f"{law}, got {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,14 +37,14 @@ class SpaceConfig:
     paper's spaces `x`, default -1."""
 
     def __post_init__(self) -> None:
-        _require(0 < self.scale <= MAX_SCALE, f"space scale must be in (0, {MAX_SCALE:g}]", self.scale)
+        require(0 < self.scale <= MAX_SCALE, f"space scale must be in (0, {MAX_SCALE:g}]", self.scale)
         good_bins = self.num_bins is None or 1 <= self.num_bins <= 1000
-        _require(good_bins, "space num_bins must be in 1..1000", self.num_bins)
-        _require(self.mean0 is None or math.isfinite(self.mean0), "space mean0 must be finite", self.mean0)
-        _require(self.std is None or 0 < self.std < math.inf, "space std must be > 0 and finite", self.std)
-        _require(self.m_max is None or 0 < self.m_max <= 2, "space m_max must be in (0, 2], cosines", self.m_max)
+        require(good_bins, "space num_bins must be in 1..1000", self.num_bins)
+        require(self.mean0 is None or math.isfinite(self.mean0), "space mean0 must be finite", self.mean0)
+        require(self.std is None or 0 < self.std < math.inf, "space std must be > 0 and finite", self.std)
+        require(self.m_max is None or 0 < self.m_max <= 2, "space m_max must be in (0, 2], cosines", self.m_max)
         finite = self.warmup_action is None or math.isfinite(self.warmup_action)
-        _require(finite, "space warmup_action must be finite", self.warmup_action)
+        require(finite, "space warmup_action must be finite", self.warmup_action)
 
 
 ADVANTAGE_KINDS = ("range", "standardize", "rank")
@@ -80,12 +74,12 @@ class PolicyConfig:
     """Unit of `noise_floor`: `reward`, or `paired_se`, the standard error of the difference of two candidates."""
 
     def __post_init__(self) -> None:
-        _require(0 < self.lr < math.inf, "policy lr must be > 0 and finite", self.lr)
+        require(0 < self.lr < math.inf, "policy lr must be > 0 and finite", self.lr)
         good_betas = len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas)
-        _require(good_betas, "policy betas must be two numbers in [0, 1)", self.betas)
-        _require(0 < self.eps < math.inf, "policy eps must be > 0 and finite", self.eps)
+        require(good_betas, "policy betas must be two numbers in [0, 1)", self.betas)
+        require(0 < self.eps < math.inf, "policy eps must be > 0 and finite", self.eps)
         known = self.advantage in ADVANTAGE_KINDS
-        _require(known, f"policy advantage must be one of {ADVANTAGE_KINDS}", self.advantage)
-        _require(0 <= self.noise_floor < math.inf, "policy noise_floor must be >= 0 and finite", self.noise_floor)
+        require(known, f"policy advantage must be one of {ADVANTAGE_KINDS}", self.advantage)
+        require(0 <= self.noise_floor < math.inf, "policy noise_floor must be >= 0 and finite", self.noise_floor)
         known = self.noise_floor_unit in NOISE_FLOOR_UNITS
-        _require(known, f"policy noise_floor_unit must be one of {NOISE_FLOOR_UNITS}", self.noise_floor_unit)
+        require(known, f"policy noise_floor_unit must be one of {NOISE_FLOOR_UNITS}", self.noise_floor_unit)

@@ -97,12 +97,12 @@ def _replace(path: Path, data: bytes) -> None:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    sync_path(path.parent)  # the rename itself must survive a loss of power
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself survive a loss of power."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync_path(path: str | Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -3,13 +3,7 @@
 import re
 from dataclasses import dataclass, field
 
-from search_space.errors import UserError
-
-
-def require(condition: bool, law: str, value: object) -> None:
-    """Raise `UserError` stating the law and the value that broke it, unless `condition` holds."""
-    if not condition:
-        raise UserError(f"{law}, got {value!r}")
+from search_space.errors import require
 
 
 @dataclass(frozen=True, kw_only=True)

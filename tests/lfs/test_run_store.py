@@ -89,7 +89,7 @@ def test_a_crash_between_any_two_steps_leaves_the_last_generation_whole(
         return step
 
     monkeypatch.setattr("lfs.run_store.os.replace", counted(__import__("os").replace))
-    monkeypatch.setattr("lfs.run_store._sync", counted(lambda path: None))
+    monkeypatch.setattr("lfs.run_store.sync_path", counted(lambda path: None))
     try:
         store.commit(records[3], WEIGHTS)
     except KeyboardInterrupt:

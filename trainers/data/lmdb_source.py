@@ -12,6 +12,7 @@ from weakref import WeakValueDictionary
 import lmdb
 
 from search_space.errors import UserError
+from trainers.checkpoint import sync_path
 
 
 class _Reader:
@@ -163,7 +164,7 @@ def _write_lmdb(path: Path, items: Iterable[tuple[str, bytes]], subdir: bool) ->
         with lmdb.open(str(work / "growing"), subdir=False, map_size=2**24, sync=False, lock=False) as env:
             _put_all(env, path, items)
             env.copy(str(work / "compact"), compact=True)
-        _sync(work / "compact")
+        sync_path(work / "compact")
         if subdir:
             path.mkdir(exist_ok=True)
         os.replace(work / "compact", path / "data.mdb" if subdir else path)
@@ -191,11 +192,3 @@ def _put_batch(env: lmdb.Environment, path: Path, batch: Sequence[tuple[str, byt
             return
         except lmdb.MapFullError:
             env.set_mapsize(2 * env.info()["map_size"])  # the whole batch was rolled back: put it again
-
-
-def _sync(file: Path) -> None:
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
