@@ -1,0 +1,146 @@
+"""The controller's shell around the state machine, on a bare event loop: who waits, who dies, who gets the work."""
+
+import asyncio
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.exceptions import RayActorError
+
+from lfs import controller as module
+from lfs.controller import MAX_BROKEN, Controller
+from lfs.run_store import RunStore
+from tests.lfs.fakes import config, made_report
+
+
+class Actor:
+    """A trainer's handle: `alive` is pending until the trainer dies."""
+
+    def __init__(self) -> None:
+        self.death = asyncio.get_running_loop().create_future()
+        self.alive = self
+
+    def remote(self) -> "asyncio.Future[int]":
+        return self.death
+
+    def die(self) -> None:
+        self.death.set_exception(RayActorError())
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunStore:
+    async def fetch(reference: Any) -> Any:
+        return reference
+
+    monkeypatch.setattr(module.ray, "put", lambda weights: weights)
+    monkeypatch.setattr(module, "_fetch", fetch)
+    store = RunStore(str(tmp_path / "run"))
+    store.create(config(warmup_generations=0, population_size=1))
+    return store
+
+
+def run(story: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(story, 20))
+
+
+async def settle() -> None:
+    """Let every task that can go on do so."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def test_work_goes_to_the_living_not_to_one_that_died_while_it_waited(store: RunStore) -> None:
+    async def story() -> None:
+        made = Controller(store.uri)
+        first, dead, living = Actor(), Actor(), Actor()
+        assert (await made.lease("a", "1", first)).kind == "train"
+        waiting = asyncio.create_task(made.lease("b", "1", dead))
+        await settle()
+        dead.die()
+        await settle()
+        first.die()
+        await settle()
+        assert (await waiting).kind == "wait"
+        assert (await made.lease("c", "1", living)).kind == "train"
+
+    run(story())
+
+
+def test_a_waiting_trainer_gets_a_dead_one_s_candidate_at_once(store: RunStore) -> None:
+    async def story() -> None:
+        made = Controller(store.uri)
+        first = Actor()
+        lease = await made.lease("a", "1", first)
+        waiting = asyncio.create_task(made.lease("b", "1", Actor()))
+        await settle()
+        first.die()
+        assert await waiting == lease
+        assert (await made.status())["trainers"] == 1
+
+    run(story())
+
+
+def test_a_new_process_under_an_old_name_gives_the_old_lease_back(store: RunStore) -> None:
+    async def story() -> None:
+        made = Controller(store.uri)
+        await made.lease("a", "1", Actor())
+        again = await made.lease("a", "2", Actor())
+        assert (again.kind, again.index) == ("train", 0)
+        assert (await made.status())["trainers"] == 1
+
+    run(story())
+
+
+def test_a_closed_generation_is_committed_behind_the_next_and_reloaded_by_a_fresh_controller(store: RunStore) -> None:
+    async def story() -> None:
+        made = Controller(store.uri)
+        actor = Actor()
+        for generation in range(2):
+            lease = await made.lease("a", "1", actor)
+            assert lease.generation == generation
+            await made.report(made_report(made.search.space, lease, "a"), [{}])
+        lease = await made.lease("a", "1", actor)
+        assert lease.generation == 2
+        await made._finish_commit()
+        fresh = Controller(store.uri)
+        assert fresh.search.state == made.search.state
+        assert [s["generation"] for s in (await fresh.status())["summaries"]] == [0, 1]
+        assert (await fresh.lease("a", "1", actor)).action == lease.action
+
+    run(story())
+
+
+def test_storage_that_fails_stops_the_search_and_commits_nothing_over_the_gap(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        made = Controller(store.uri)
+        real = made.store.commit
+
+        def commit(record: Any, weights: Any) -> None:
+            if record.generation == 1:
+                raise OSError("No space left on device")
+            real(record, weights)
+
+        monkeypatch.setattr(made.store, "commit", commit)
+        actor = Actor()
+        while (lease := await made.lease("a", "1", actor)).kind == "train":
+            await made.report(made_report(made.search.space, lease, "a"), [{}])
+        assert lease.kind == "stop"
+        while not (status := await made.status())["finished"]:
+            await asyncio.sleep(0.01)  # its last writes run in a thread
+        assert "No space left on device" in status["error"]
+        assert store.committed() == [0]
+
+    run(story())
+
+
+def test_trainers_that_cannot_start_stop_the_search_after_a_few(store: RunStore) -> None:
+    async def story() -> None:
+        made = Controller(store.uri)
+        over = [await made.broken("a", "ImportError: no torch", False) for _ in range(MAX_BROKEN)]
+        assert over == [False] * (MAX_BROKEN - 1) + [True]
+        assert (await made.status())["error"] == "ImportError: no torch"
+
+    run(story())
