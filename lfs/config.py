@@ -8,7 +8,7 @@ from trainers.config import DataConfig, RewardConfig, TrainerConfig
 
 MODES = ("search", "random")
 
-MAY_CHANGE_ON_RESUME = ("num_workers", "cpus_per_worker", "gpus_per_worker", "address", "generations", "dashboard")
+MAY_CHANGE_ON_RESUME = ("num_workers", "address", "generations", "dashboard")
 """Fields that a resumed search may be given anew: none of them changes what a generation computes."""
 
 

@@ -72,6 +72,8 @@ class Controller:
         while self._watchers.get(trainer, ("",))[0] == incarnation:  # else it died waiting: no work for the dead
             lease = self.search.lease(trainer)
             left = until - time.monotonic()
+            if lease.kind == "stop":
+                await self._finish_commit()  # trainers that stop end the driver, and with it this process
             if lease.kind != "wait" or left <= 0:
                 return lease
             with contextlib.suppress(TimeoutError):
@@ -224,6 +226,9 @@ class Controller:
             self.search.lose_best_weights()
         except UserError as error:
             self.search.fail(str(error))
+        except Exception as error:
+            logger.exception("closing generation %d", self.search.state.generation)
+            self.search.fail(f"closing a generation failed: {type(error).__name__}: {error}")
         else:
             self.search.advance(record, base)
             self.summaries.append(record.summary)
@@ -244,7 +249,8 @@ class Controller:
     async def _commit_behind(self, record: GenerationRecord, weights: Any) -> None:
         try:
             await asyncio.to_thread(self.store.commit, record, weights)
-        except OSError as error:
+        except Exception as error:
+            logger.exception("committing generation %d", record.generation)
             self.search.fail(f"storage failed, the last committed generation is intact: {error}")
             self._notify()
 

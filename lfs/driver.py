@@ -83,6 +83,7 @@ def old_run(store: RunStore, changes: dict[str, Any], view: View) -> SearchConfi
     """
     config = replace(store.load_config(), **changes)
     store.load_last()
+    store.summaries()
     check(config, view)
     if changes:
         store.write_config(config)
@@ -195,7 +196,10 @@ def run_search(store: RunStore, config: SearchConfig, view: View) -> Outcome:
         say_workers(config, gpus, fits, view)
         name = f"controller/{store.name}"
         controller = start_controller(store.uri, name)
-        last: dict[str, Any] = ray.get(controller.status.remote())
+        try:
+            last: dict[str, Any] = ray.get(controller.status.remote())
+        except ray.exceptions.RayError as error:
+            raise UserError(f"the controller cannot start: {str(error).strip().splitlines()[-1]}") from None
         watch = Watch(controller, view, last)
         with watch, interrupts(watch), WhenOver.told_by(name, watch.over):
             try:
@@ -225,6 +229,7 @@ class Watch:
         self.over = threading.Event()
         self.trouble = ""
         self.stop_asked = threading.Event()
+        self._stop_said = self._blind = False
         self._quit = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
@@ -252,9 +257,9 @@ class Watch:
             if self.stop_asked.is_set():
                 self._ask_to_stop()
             self.status = ray.get(self.controller.status.remote(), timeout=30)
-            self.view.update(self.status)
             if self.status["finished"]:
                 self.over.set()
+            self._show()
         except ray.exceptions.ActorDiedError as error:
             self.trouble = f"the controller is gone: {str(error).strip().splitlines()[-1]}"
             self.over.set()
@@ -265,8 +270,17 @@ class Watch:
         import ray
 
         ray.get(self.controller.stop.remote(), timeout=30)
-        self.stop_asked.clear()
-        self.view.say("stopping after this generation; Ctrl-C again stops now (committed generations stay)")
+        if not self._stop_said:  # asked again at every look: a restarted controller has forgotten it
+            self._stop_said = True
+            self.view.say("stopping after this generation; Ctrl-C again stops now (committed generations stay)")
+
+    def _show(self) -> None:
+        """Show the status; where nobody reads any more (a closed pipe, a full disk), the search goes on unseen."""
+        if not self._blind:
+            try:
+                self.view.update(self.status)
+            except (OSError, SystemExit):
+                self._blind = True
 
 
 def tune_trials(store: RunStore, config: SearchConfig, gpus: float, controller: str, num_trials: int) -> None:

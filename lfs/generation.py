@@ -204,14 +204,15 @@ class Search:
     def release(self, trainer: str) -> None:
         """The trainer is dead or starts afresh: its piece of work goes back to the front of the queue."""
         if self._testing == trainer:
-            self._testing = None
-        index = self._open.leases.pop(trainer, None)
-        if index is None:
+            self._testing, index = None, 0
+        elif trainer in self._open.leases:
+            index = self._open.leases.pop(trainer)
+            self._requeue(index)
+        else:
             return
-        self._requeue(index)
         losses = self._open.losses[index] = self._open.losses.get(index, 0) + 1
         if losses >= MAX_LOSSES:
-            which = f"candidate {index} of generation {self.state.generation}"
+            which = "the test" if self.trained else f"candidate {index} of generation {self.state.generation}"
             self.fail(f"{which} lost its trainer {losses} times; likely it kills it (out of memory?)")
 
     def _requeue(self, index: int) -> None:

@@ -155,7 +155,9 @@ class RunStore:
 
     def load_result(self) -> dict[str, Any] | None:
         """Test scores of the final model, if the search came to its end."""
-        return dict(json.loads(self.read("result.json"))) if self.exists("result.json") else None
+        result = dict(json.loads(self.read("result.json"))) if self.exists("result.json") else None
+        done = self.committed()
+        return result if result and done and result["generation"] == done[-1] else None  # else the search was extended
 
     def _folder(self, generation: int) -> str:
         return f"{self.path}/generations/{generation:06d}"
@@ -184,6 +186,8 @@ class RunStore:
             raise UserError(
                 f"run {self.uri} exists already; continue it with --resume {self.uri}, or choose another --name"
             )
+        if self.fs.get_file_info(pyarrow.fs.FileSelector(self.path, allow_not_found=True)):
+            raise UserError(f"{self.uri} is there already and is no run; choose another --name or --storage")
         versions = {name: version(name) for name in ("lfs", "torch", "ray", "numpy")} | {
             "python": platform.python_version()
         }

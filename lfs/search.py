@@ -79,7 +79,8 @@ def main(argv: Sequence[str]) -> int:
     try:
         outcome = run_search(store, config, view)
     except UserError:
-        store.discard()
+        if not resume:
+            store.discard()
         raise
     except KeyboardInterrupt:
         print(f"\nlfs.search: stopped at once; continue with --resume {store.uri}", file=sys.stderr)

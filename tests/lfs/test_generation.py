@@ -193,6 +193,16 @@ def test_a_candidate_that_kills_its_trainers_stops_the_search() -> None:
     assert "candidate 0 of generation 0 lost its trainer" in search.error
 
 
+def test_a_test_that_kills_its_trainers_stops_the_search() -> None:
+    search = Search(config(generations=1))
+    search.report(made_report(search.space, search.lease("a"), "a"), "weights")
+    search.advance(search.close(), "weights")
+    for _ in range(MAX_LOSSES):
+        assert search.lease("a").kind == "test"
+        search.release("a")
+    assert "the test lost its trainer" in search.error
+
+
 def test_the_final_model_is_tested_by_one_trainer_and_handed_on_if_that_dies() -> None:
     search = Search(config(generations=1))
     search.report(made_report(search.space, search.lease("a"), "a"), "weights")

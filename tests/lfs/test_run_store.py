@@ -166,6 +166,23 @@ def test_only_a_run_that_never_started_is_discarded(store: RunStore, tmp_path: P
     assert [s.name for s in find_runs(str(tmp_path / "runs"))] == ["one"]
 
 
+def test_a_folder_with_other_things_is_not_made_a_run(tmp_path: Path) -> None:
+    (tmp_path / "faces").mkdir()
+    (tmp_path / "faces" / "mine.jpg").write_text("mine")
+    with pytest.raises(UserError, match="is there already and is no run"):
+        RunStore(str(tmp_path / "faces")).create(config())
+    assert [p.name for p in (tmp_path / "faces").iterdir()] == ["mine.jpg"]
+
+
+def test_the_test_score_of_a_run_that_was_extended_is_not_the_old_one(
+    store: RunStore, records: list[GenerationRecord]
+) -> None:
+    store.write_result({"generation": 2, "test": {"accuracy": 0.5}})
+    assert (store.load_result() or {})["test"] == {"accuracy": 0.5}
+    store.commit(records[3], WEIGHTS)
+    assert store.load_result() is None
+
+
 def test_a_run_is_never_overwritten(store: RunStore) -> None:
     with pytest.raises(UserError, match="exists already; continue it with --resume"):
         store.create(config())
