@@ -28,7 +28,7 @@ def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        print(f"{name}: {str(error).splitlines()[0]}", file=sys.stderr)
+        print(f"{name}: {(str(error) or type(error).__name__).splitlines()[0]}", file=sys.stderr)
     except Exception as error:
         log = Path(gettempdir()) / f"lfs-{os.getpid()}.log"
         log.write_text(traceback.format_exc())

@@ -95,6 +95,8 @@ class Controller:
 
     async def broken(self, trainer: str, message: str, fatal: bool) -> bool:
         """A trainer could not even start; several in a row stop the search. Returns whether it is over."""
+        if self.search.over:
+            return True
         self._broken += 1
         if fatal or self._broken >= MAX_BROKEN:
             self.search.fail(message)

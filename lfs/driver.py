@@ -9,6 +9,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -289,10 +290,10 @@ def tune_trials(store: RunStore, config: SearchConfig, gpus: float, controller: 
 
     from lfs.trainable import Trainer, WhenOver
 
-    sessions = [n for n in range(1, 10_000) if not store.exists(session_name(n))]
+    session = next(n for n in count(1) if not store.exists(session_name(n)))
     resources = {"cpu": config.cpus_per_worker} | ({"gpu": gpus} if gpus else {})
     run_config = tune.RunConfig(
-        name=session_name(sessions[0]), storage_path=store.uri, verbose=0, stop=WhenOver(controller), log_to_file=True,
+        name=session_name(session), storage_path=store.uri, verbose=0, stop=WhenOver(controller), log_to_file=True,
         failure_config=tune.FailureConfig(max_failures=-1),
         checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
     )  # fmt: skip

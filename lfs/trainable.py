@@ -47,7 +47,10 @@ class Trainer(tune.Trainable):
         try:
             search: SearchConfig = ray.get(self.controller.get_config.remote())
             self.space = get_space(search.space)
-            self.trainer = CandidateTrainer(with_threads(search), search.data, search.reward, seed=search.seed)
+            # Without a reserved GPU never one that happens to be visible: it is somebody else's.
+            device = None if ray.get_runtime_context().get_accelerator_ids().get("GPU") else "cpu"
+            config_of = with_threads(search)
+            self.trainer = CandidateTrainer(config_of, search.data, search.reward, seed=search.seed, device=device)
         except Exception as error:
             logger.exception("%s cannot start", self.label)
             if not ray.get(self.controller.broken.remote(self.label, _line(error), isinstance(error, UserError))):
