@@ -11,9 +11,8 @@ constructor, which reloads the last committed generation; trainers' calls are re
 import asyncio
 import contextlib
 import logging
-import os
 import time
-from collections import deque
+from collections import Counter, deque
 from typing import Any
 
 import ray
@@ -48,7 +47,7 @@ class Controller:
         state, base = (last[0], ray.put(last[1])) if last else (None, None)
         self.search = Search(self.config, state, base)
         untested: dict[str, float] | None = None if self.config.data.test.pairs else {}
-        self.search.test_metrics = (self.store.load_result() or {}).get("test", untested)
+        self.search.test_metrics = (self.store.retrying(self.store.load_result) or {}).get("test", untested)
         self.summaries: list[dict[str, Any]] = self.store.retrying(self.store.summaries)
         self._changed = asyncio.Event()
         self._closing: asyncio.Task[None] | None = None
@@ -56,8 +55,8 @@ class Controller:
         self._watchers: dict[str, tuple[str, asyncio.Task[None]]] = {}
         self._progress: dict[str, dict[str, float]] = {}
         self._durations: deque[float] = deque(maxlen=64)
-        self._broken = 0
-        self._began = self._opened = time.monotonic()
+        self._broken: Counter[str] = Counter()
+        self._opened = time.monotonic()
 
     # ---- trainers
 
@@ -82,7 +81,7 @@ class Controller:
 
     async def report(self, report: Report, weights: list[Any]) -> None:
         """A candidate's outcome; `weights` holds a reference to its weights, or nothing if it diverged."""
-        self._broken = 0
+        self._broken.clear()
         self._progress.pop(report.trainer, None)
         if self.search.report(report, weights[0] if weights else None):
             self._durations.append(report.train_s + report.validate_s)
@@ -94,14 +93,16 @@ class Controller:
         self._notify()
 
     async def broken(self, trainer: str, message: str, fatal: bool) -> bool:
-        """A trainer could not even start; several in a row stop the search. Returns whether it is over."""
-        if self.search.over:
-            return True
-        self._broken += 1
-        if fatal or self._broken >= MAX_BROKEN:
+        """A trainer could not even start. Returns whether it is to give up rather than to try again.
+
+        With others at work it is the trainer's node that is at fault, and the search goes on without it.
+        """
+        self._broken[trainer] += 1
+        gives_up = fatal or self._broken[trainer] >= MAX_BROKEN or self.search.over
+        if gives_up and not self._watchers and not self.search.over:
             self.search.fail(message)
-        self._notify()
-        return self.search.over
+            self._notify()
+        return gives_up
 
     async def progress(self, trainer: str, done: int, total: int, images_per_s: float) -> None:
         """How far a trainer is with its candidate; only for the view."""
@@ -129,12 +130,8 @@ class Controller:
         """Stop cleanly after the running generation."""
         self.search.stop_requested = True
 
-    async def get_pid(self) -> int:
-        """Process id, for those who want to kill it."""
-        return os.getpid()
-
-    async def status(self, since: int = 0) -> dict[str, Any]:
-        """Everything a view shows; `since`: summaries from this generation on."""
+    async def status(self) -> dict[str, Any]:
+        """Everything a view shows."""
         search = self.search
         committed = self._commit is None or self._commit.done()
         return {
@@ -146,8 +143,7 @@ class Controller:
             "trainers": len(self._watchers),
             "images_per_s": sum(p["images_per_s"] for p in self._progress.values()),
             "eta_s": self._eta_s(),
-            "elapsed_s": time.monotonic() - self._began,
-            "summaries": [s for s in self.summaries if s["generation"] >= since],
+            "summaries": self.summaries,
             "best": max((s["best_reward"] for s in self.summaries), default=None),
             "test": search.test_metrics,
             "num_images": search.state.num_images,
@@ -217,7 +213,6 @@ class Controller:
         """Fetch the winner, step the policy, open the next generation; its record is committed behind it."""
         try:
             record = self.search.close()
-            self._time(record)
             weights = await asyncio.wait_for(_fetch(self.search.best_weights), FETCH_S)
             base = await asyncio.to_thread(ray.put, weights)
             await self._finish_commit()
@@ -232,6 +227,7 @@ class Controller:
             logger.exception("closing generation %d", self.search.state.generation)
             self.search.fail(f"closing a generation failed: {type(error).__name__}: {error}")
         else:
+            self._time(record)
             self.search.advance(record, base)
             self.summaries.append(record.summary)
             self._commit = asyncio.create_task(self._commit_behind(record, weights))

@@ -1,6 +1,7 @@
 """Starts a search and sees it through: data check, run directory, Ray, controller, trainers, view, outcome."""
 
 import contextlib
+import hashlib
 import logging
 import os
 import signal
@@ -16,7 +17,7 @@ from typing import Any
 from lfs.config import SearchConfig
 from lfs.run_store import RunStore
 from lfs.view import View
-from search_space.errors import UserError
+from search_space.errors import UserError, require
 from search_space.spaces import get_space
 from trainers.backbones import plan_backbone
 from trainers.config import DataConfig, PairsConfig
@@ -47,6 +48,9 @@ def resolve(config: SearchConfig, view: View) -> SearchConfig:
     get_space(config.space)
     data = config.data
     if not data.train:
+        named = {"data.root": data.root, "data.reward": data.reward.pairs, "data.test": data.test.pairs}
+        for name, value in named.items():
+            require(not value, f"{name} needs data.train too, without which the built-in faces are used", value)
         data = ensure_builtin_faces(progress=view.progress("making the built-in faces")).data_config(data)
     data = absolute(data)
     return replace(config, data=data, population_size=config.population)
@@ -66,10 +70,7 @@ def absolute(data: DataConfig) -> DataConfig:
 def new_run(config: SearchConfig, view: View) -> tuple[RunStore, SearchConfig]:
     """Check everything that can be known before a trainer starts, then make the run directory."""
     store = RunStore(f"{config.storage.rstrip('/')}/{config.name}")
-    if store.exists("config.yaml"):
-        raise UserError(
-            f"run {store.uri} exists already; continue it with --resume {store.uri}, or choose another --name"
-        )
+    store.require_absent()
     config = resolve(config, view)
     check(config, view)
     store.create(config)
@@ -195,11 +196,11 @@ def run_search(store: RunStore, config: SearchConfig, view: View) -> Outcome:
 
         gpus, fits = fit_workers(config, ray.cluster_resources())
         say_workers(config, gpus, fits, view)
-        name = f"controller/{store.name}"
-        controller = start_controller(store.uri, name)
+        name = f"controller/{store.name}-{hashlib.sha256(store.uri.encode()).hexdigest()[:8]}"
         try:
+            controller = start_controller(store.uri, name)
             last: dict[str, Any] = ray.get(controller.status.remote())
-        except ray.exceptions.RayError as error:
+        except (ray.exceptions.RayError, ValueError) as error:  # ValueError: its name is taken, by the same run
             raise UserError(f"the controller cannot start: {str(error).strip().splitlines()[-1]}") from None
         watch = Watch(controller, view, last)
         with watch, interrupts(watch), WhenOver.told_by(name, watch.over):
@@ -211,7 +212,7 @@ def run_search(store: RunStore, config: SearchConfig, view: View) -> Outcome:
         reason = watch.status["error"] or watch.trouble
         if not reason and not watch.status["finished"]:
             reason = "every trainer ended before the search did; their logs are in its tune folder"
-        return Outcome(run=store.uri, error=reason, status=watch.status)
+        return Outcome(run=store.shown, error=reason, status=watch.status)
 
 
 def say_workers(config: SearchConfig, gpus: float, fits: int, view: View) -> None:

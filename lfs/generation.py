@@ -210,10 +210,14 @@ class Search:
             self._requeue(index)
         else:
             return
+        generation = self.state.generation + 1
+        self._count_loss(index, "the final test" if self.trained else f"candidate {index} of generation {generation}")
+
+    def _count_loss(self, index: int, what: str) -> None:
+        """Stop the search when the same piece of work is lost over and over."""
         losses = self._open.losses[index] = self._open.losses.get(index, 0) + 1
         if losses >= MAX_LOSSES:
-            which = "the test" if self.trained else f"candidate {index} of generation {self.state.generation}"
-            self.fail(f"{which} lost its trainer {losses} times; likely it kills it (out of memory?)")
+            self.fail(f"{what} lost its trainer {losses} times; likely it kills it (out of memory?)")
 
     def _requeue(self, index: int) -> None:
         work = self._open
@@ -254,6 +258,7 @@ class Search:
         if work.best is not None:
             del work.reports[work.best]
             self._requeue(work.best)
+            self._count_loss(work.best, f"the winner of generation {self.state.generation + 1}")
             work.best = work.best_weights = None
             for report in list(work.reports.values()):  # a stand-in, until the same winner comes back
                 self._keep_best(report, None)
@@ -289,7 +294,7 @@ class Search:
         reports = [work.reports[i] for i in range(len(work.actions))]
         if work.best is None:
             raise UserError(
-                f"all {len(reports)} candidates of generation {before.generation} diverged ({reports[0].reason}); "
+                f"all {len(reports)} candidates of generation {before.generation + 1} diverged ({reports[0].reason}); "
                 "lower --trainer.lr, or the margins of the space"
             )
         winner = reports[work.best]

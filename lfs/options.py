@@ -78,7 +78,7 @@ def add_flags(parser: argparse.ArgumentParser, cls: type) -> None:
 def read_recipe(name: str) -> tuple[Path, Tree, yaml.Node | None]:
     """A recipe by path, or by its bare name in configs/: where it is, its values, and its marked YAML nodes."""
     path = Path(name)
-    if not path.exists() and (RECIPES / f"{name}.yaml").exists():
+    if not path.is_file() and (RECIPES / f"{name}.yaml").exists():
         path = RECIPES / f"{name}.yaml"
     try:
         text = path.read_text(encoding="utf-8")

@@ -8,6 +8,7 @@
 COMMIT names the size and SHA-256 of the other three. Whatever lacks it was cut off half way and is written again.
 """
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -85,6 +86,12 @@ class RunStore:
     def name(self) -> str:
         """Name of the run: its folder's."""
         return self.path.rstrip("/").rsplit("/", 1)[-1]
+
+    @property
+    def shown(self) -> str:
+        """The run as a command takes it: relative to the current folder if it lies in it."""
+        here = f"{Path.cwd()}/"
+        return self.path.removeprefix(here) if "://" not in self.uri else self.uri
 
     # ---- reading
 
@@ -180,14 +187,19 @@ class RunStore:
 
     # ---- writing
 
-    def create(self, config: SearchConfig) -> None:
-        """Make the run directory with its configuration; refuses one that is there, or that cannot be written."""
+    def require_absent(self) -> None:
+        """Refuse a run directory that is there already."""
         if self.exists("config.yaml"):
             raise UserError(
                 f"run {self.uri} exists already; continue it with --resume {self.uri}, or choose another --name"
             )
-        if self.fs.get_file_info(pyarrow.fs.FileSelector(self.path, allow_not_found=True)):
+        selector = pyarrow.fs.FileSelector(self.path, allow_not_found=True)
+        if self.fs.get_file_info(self.path).type == pyarrow.fs.FileType.Directory and self.fs.get_file_info(selector):
             raise UserError(f"{self.uri} is there already and is no run; choose another --name or --storage")
+
+    def create(self, config: SearchConfig) -> None:
+        """Make the run directory with its configuration; refuses one that is there, or that cannot be written."""
+        self.require_absent()
         versions = {name: version(name) for name in ("lfs", "torch", "ray", "numpy")} | {
             "python": platform.python_version()
         }
@@ -197,6 +209,8 @@ class RunStore:
         try:
             self._write(f"{self.path}/config.yaml", text.encode())
         except (OSError, _HopelessError) as error:
+            with contextlib.suppress(OSError):
+                self.fs.delete_dir(self.path)  # it was not there, or empty
             raise UserError(
                 f"storage {self.uri}: cannot be written: {_first_line(error)}; choose another --storage"
             ) from None

@@ -83,7 +83,7 @@ def main(argv: Sequence[str]) -> int:
             store.discard()
         raise
     except KeyboardInterrupt:
-        print(f"\nlfs.search: stopped at once; continue with --resume {store.uri}", file=sys.stderr)
+        print(f"\nlfs.search: stopped at once; continue with --resume {store.shown}", file=sys.stderr)
         return FAILED
     if outcome.error:
         print(f"lfs.search: {outcome.error}; continue with --resume {outcome.run}", file=sys.stderr)

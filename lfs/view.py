@@ -80,7 +80,8 @@ class View:
     """Shows one search. `say` and `warn` are lines that stay; `update` is the state that changes."""
 
     def __init__(self, console: Console | None = None, errors: Console | None = None) -> None:
-        self.console = console or Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+        piped = not sys.stdout.isatty()
+        self.console = console or Console(highlight=False, soft_wrap=piped, width=200 if piped else None)
         self.errors = errors or Console(stderr=True, highlight=False, soft_wrap=True)
         self.live: Live | None = None
         self.shown = 0
@@ -101,7 +102,7 @@ class View:
     def start(self, status: dict[str, Any]) -> None:
         """Begin to show a search; generations that are behind already are not told again."""
         self.shown = len(status["summaries"])
-        if self.shown:
+        if self.shown and status["candidates"]:
             self.say(f"resuming at generation {status['generation'] + 1} of {status['generations']}")
         if self.console.is_terminal and not self.console.is_dumb_terminal:
             self.live = Live(live_view(status), console=self.console, refresh_per_second=4, transient=True)

@@ -1,5 +1,6 @@
 """What a trainer needs to know, one frozen dataclass per component; checked when made."""
 
+import math
 import re
 from dataclasses import dataclass, field
 
@@ -127,16 +128,18 @@ class TrainerConfig:
     def __post_init__(self) -> None:
         unit = self.generation_unit
         require(unit in ("epochs", "steps"), "generation_unit must be `epochs` or `steps`", unit)
-        require(self.generation_length > 0, "generation_length must be > 0", self.generation_length)
+        require(
+            0 < self.generation_length < math.inf, "generation_length must be > 0 and finite", self.generation_length
+        )
         whole = self.generation_unit == "epochs" or float(self.generation_length).is_integer()
         require(whole, "generation_length in steps must be a whole number", self.generation_length)
         require(self.amp in ("auto", "off", "bf16", "fp16"), "amp must be one of auto, off, bf16, fp16", self.amp)
         for name in ("embedding_dim", "batch_size", "num_threads"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1", getattr(self, name))
         require(self.batch_size >= 2, "batch_size must be at least 2 (batch norm)", self.batch_size)
-        require(self.lr > 0, "lr must be > 0", self.lr)
+        require(0 < self.lr < math.inf, "lr must be > 0 and finite", self.lr)
         require(0 <= self.momentum < 1, "momentum must be in [0, 1)", self.momentum)
-        require(self.weight_decay >= 0, "weight_decay must be >= 0", self.weight_decay)
+        require(0 <= self.weight_decay < math.inf, "weight_decay must be >= 0 and finite", self.weight_decay)
         require(0 < self.lr_decay <= 1, "lr_decay must be in (0, 1]", self.lr_decay)
         require(self.lr_warmup_steps >= 0, "lr_warmup_steps must be >= 0", self.lr_warmup_steps)
         rising = all(a < b for a, b in zip((0.0, *self.milestones), self.milestones, strict=False))

@@ -137,6 +137,11 @@ def test_a_train_set_without_reward_pairs(data: dict[str, Any], recipe_file: Wri
     assert "reward" in refused("--config", recipe_file(data={k: v for k, v in data.items() if k != "reward"}))
 
 
+def test_data_flags_that_would_be_ignored(refused: Run) -> None:
+    assert "data.root needs data.train too" in refused("--data.root", "/faces")
+    assert "data.reward needs data.train too" in refused("--data.reward.pairs", "pairs.txt")
+
+
 def test_configuration(recipe_file: Write, refused: Run) -> None:
     assert "line 1: unknown key 'batch'" in refused("--config", recipe_file(batch=3))
     assert "--num-workers: num_workers must be at least 1, got 0" in refused("--num-workers", "0")
@@ -156,10 +161,9 @@ def test_storage_that_cannot_be_written(recipe_file: Write, refused: Run, tmp_pa
 def mounted(folder: Path, options: str) -> bool:
     """Mount a small file system of its own, where that is allowed."""
     folder.mkdir()
-    return (
-        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", str(folder)], capture_output=True).returncode
-        == 0
-    )
+    mount = shutil.which("mount")
+    command = [mount or "", "-t", "tmpfs", "-o", options, "none", str(folder)]
+    return mount is not None and subprocess.run(command, capture_output=True).returncode == 0
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs to mount a file system")
@@ -176,6 +180,7 @@ def test_a_full_or_read_only_disk(recipe_file: Write, refused: Run, tmp_path: Pa
         message = refused("--config", recipe_file(), storage=str(disk))
         assert "cannot be written" in message
         assert os.strerror(code) in message
+        assert not (disk / "run").exists()
     finally:
         subprocess.run(["umount", str(disk)], check=True)
 

@@ -144,3 +144,13 @@ def test_trainers_that_cannot_start_stop_the_search_after_a_few(store: RunStore)
         assert (await made.status())["error"] == "ImportError: no torch"
 
     run(story())
+
+
+def test_one_node_that_lacks_the_data_does_not_stop_a_search_that_others_work_on(store: RunStore) -> None:
+    async def story() -> None:
+        made = Controller(store.uri)
+        await made.lease("a", "1", Actor())
+        assert await made.broken("b", "no such LMDB", True)
+        assert (await made.status())["error"] == ""
+
+    run(story())

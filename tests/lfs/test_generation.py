@@ -133,7 +133,7 @@ def test_a_diverged_candidate_loses_and_the_search_goes_on() -> None:
 def test_a_wholly_diverged_generation_stops_with_a_way_out() -> None:
     search = Search(config())
     search.report(made_report(search.space, search.lease("a"), "a", diverged=True), None)
-    with pytest.raises(UserError, match=r"all 1 candidates of generation 0 diverged \(made\); lower --trainer.lr"):
+    with pytest.raises(UserError, match=r"all 1 candidates of generation 1 diverged \(made\); lower --trainer.lr"):
         search.close()
 
 
@@ -190,7 +190,16 @@ def test_a_candidate_that_kills_its_trainers_stops_the_search() -> None:
     for _ in range(MAX_LOSSES):
         search.lease("a")
         search.release("a")
-    assert "candidate 0 of generation 0 lost its trainer" in search.error
+    assert "candidate 0 of generation 1 lost its trainer" in search.error
+
+
+def test_a_winner_that_is_lost_over_and_over_stops_the_search() -> None:
+    search = Search(config())
+    for _ in range(MAX_LOSSES):
+        assert not search.error
+        search.report(made_report(search.space, search.lease("a"), "a"), "weights")
+        search.lose_best_weights()
+    assert "the winner of generation 1 lost its trainer" in search.error
 
 
 def test_a_test_that_kills_its_trainers_stops_the_search() -> None:
@@ -200,7 +209,7 @@ def test_a_test_that_kills_its_trainers_stops_the_search() -> None:
     for _ in range(MAX_LOSSES):
         assert search.lease("a").kind == "test"
         search.release("a")
-    assert "the test lost its trainer" in search.error
+    assert "the final test lost its trainer" in search.error
 
 
 def test_the_final_model_is_tested_by_one_trainer_and_handed_on_if_that_dies() -> None:

@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -183,26 +185,41 @@ def test_a_search_joins_a_cluster_with_its_token_and_leaves_it_running(
     assert cluster.family("gcs_server")
 
 
-def test_an_address_where_nobody_listens_is_one_line_and_no_run(
-    run_command: Start, recipe_file: Callable[..., str], tmp_path: Path
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--address", "127.0.0.1:9"), "no Ray cluster answers at 127.0.0.1:9"),
+        (("--cpus-per-worker", "999"), "a trainer needs 999 CPU, the cluster has"),
+    ],
+)
+def test_a_search_that_cannot_start_is_one_line_and_no_run(
+    run_command: Start, recipe_file: Callable[..., str], tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
-    arguments = ("--config", recipe_file(), "--storage", str(tmp_path), "--name", "run", "--address", "127.0.0.1:9")
-    command = run_command("lfs.search", *arguments)
+    place = ("--config", recipe_file(), "--storage", str(tmp_path), "--name", "run")
+    command = run_command("lfs.search", *place, *arguments)
     assert command.wait() == 1
     [line] = command.err.read_text().splitlines()
-    assert "no Ray cluster answers at 127.0.0.1:9" in line
+    assert message in line
     assert not (tmp_path / "run").exists()
 
 
-def test_a_trainer_that_fits_nowhere_is_one_line_and_no_run(
-    run_command: Start, recipe_file: Callable[..., str], tmp_path: Path
-) -> None:
-    arguments = ("--config", recipe_file(), "--storage", str(tmp_path), "--name", "run", "--cpus-per-worker", "999")
-    command = run_command("lfs.search", *arguments)
-    assert command.wait() == 1
-    [line] = command.err.read_text().splitlines()
-    assert "a trainer needs 999 CPU, the cluster has" in line
-    assert not (tmp_path / "run").exists()
+def test_the_snippet_of_the_readme_opens_the_run_with_tune(undisturbed: Path) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    [snippet] = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
+    code = snippet.replace("/absolute/path/to/runs/NAME", str(undisturbed))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 1 + 13
+
+
+def test_the_first_command_of_the_readme_on_the_built_in_faces(run_command: Start) -> None:
+    short = ("--generations", "2", "--trainer.generation-length", "0.2")
+    command = run_command("lfs.search", "--num-workers", "8", *short)
+    assert command.wait() == 0, command.err.read_text()
+    out = command.out.read_text()
+    assert "train: 6,000 pictures, 300 identities" in out
+    assert "they share 8 candidates a generation" in out
+    assert re.search(r"^generations   python -m lfs.results runs/builtin-\d{8}-\d{6}$", out, flags=re.MULTILINE), out
 
 
 def test_tune_s_own_results_and_tensorboard_read_the_run(undisturbed: Path) -> None:

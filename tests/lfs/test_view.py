@@ -23,7 +23,7 @@ def status(generation: int = 2) -> dict[str, Any]:
     ]  # fmt: skip
     return {
         "generation": generation, "generations": 5, "warmup_generations": 1, "candidates": candidates, "testing": False,
-        "trainers": 2, "images_per_s": 2000.0, "eta_s": 75.0, "elapsed_s": 10.0, "summaries": summaries, "best": 0.95,
+        "trainers": 2, "images_per_s": 2000.0, "eta_s": 75.0, "summaries": summaries, "best": 0.95,
         "test": None, "num_images": 5000, "error": "", "finished": False,
         **search.policy_margins(search.state.policy),
     }  # fmt: skip

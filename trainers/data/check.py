@@ -1,4 +1,4 @@
-"""Look at all data before anything is trained, so that bad input is refused in seconds and not in the night."""
+"""Look at the data before anything is trained, so that bad input is refused in seconds and not in the night."""
 
 import os
 from collections.abc import Iterator
@@ -63,7 +63,7 @@ def check_data(config: DataConfig, batch_size: int = 1) -> DataReport:
         config: training list and reward pairs are required, test pairs are not.
         batch_size: the training set must fill at least one batch.
     Raises:
-        UserError: whatever a trainer would stumble over later; one line with file and line or key.
+        UserError: what is wrong with the lists, the keys or the sample; one line with file and line or key.
     """
     if not config.train:
         raise UserError("expected training pictures in data.train and data.train_list, got none")

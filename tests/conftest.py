@@ -1,0 +1,5 @@
+"""Tests run on the CPU, for which bits are promised, also where there is a GPU."""
+
+import os
+
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
