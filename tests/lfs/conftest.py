@@ -51,12 +51,14 @@ class Command:
 
     def __init__(self, folder: Path, module: str, *arguments: str) -> None:
         self.out, self.err = folder / "out.txt", folder / "err.txt"
+        place = folder / "cwd"
+        place.mkdir()
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "TUNE_", "OMP_"))}
         environment["CUDA_VISIBLE_DEVICES"] = ""  # bits are promised for CPUs
         with self.out.open("ab") as out, self.err.open("ab") as err:
             command = [sys.executable, "-m", module, *arguments]
             self.process = subprocess.Popen(
-                command, stdout=out, stderr=err, start_new_session=True, env=environment, cwd=folder
+                command, stdout=out, stderr=err, start_new_session=True, env=environment, cwd=place
             )
 
     def wait(self, timeout_s: float = 150) -> int:
