@@ -1,14 +1,18 @@
-"""Time of one forward and backward of the searched loss beside plain cross-entropy, in one process, on one thread.
+"""Time of one forward and backward of every loss beside plain cross-entropy, in one process, on one thread.
 
-    python -m benchmarks.loss_speed
+    python -m benchmarks.loss_speed [searched | fixed]
 
 Every row is a ratio of medians over interleaved repetitions of the same run. The baseline of a row is
 `torch.nn.functional.cross_entropy` on the same tensor. `cosines` rows include the multiplication by the scale s, on
 both sides; `logits` rows have it done before. `naive` is softmax -> modulate -> log -> nll, as published.
+
+The hand-crafted losses run at their defaults on cosines, their baseline is `cross_entropy(s * cosines)`. What they want
+to know about the embeddings is made once, before; its gradient is part of their time.
 """
 
 import argparse
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -17,12 +21,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from search_space.config import SpaceConfig
+from search_space.config import LossConfig, SpaceConfig
+from search_space.loss import LossContext
+from search_space.margins import LOSSES, make_loss
 from search_space.modulation import modulated_cross_entropy, probability_bin
 from search_space.policy import ask
 from search_space.spaces import get_space
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+LossFunction = Callable[[Tensor, Tensor], Tensor]
 
 BATCH = 128
 NUM_CLASSES = (10_000, 72_690)  # a round number, and the identities of MS-Celeb-1M-v1c-R
@@ -48,7 +54,7 @@ def functional_form(logits: Tensor, target: Tensor, shift: Tensor) -> Tensor:
     return functional.cross_entropy(logits.scatter_add(1, target[:, None], -own[:, None]), target)
 
 
-def contestants(space: str, scale: float) -> dict[str, Loss]:
+def contestants(space: str, scale: float) -> dict[str, LossFunction]:
     """The losses of one row, baseline first; all see `scale * tensor`."""
     searched = get_space(SpaceConfig(name=space, scale=SCALE))
     [action] = ask(searched.initial_policy(), 1, seed=0, generation=0)
@@ -65,7 +71,7 @@ def contestants(space: str, scale: float) -> dict[str, Loss]:
     }
 
 
-def step_s(loss: Loss, x: Tensor, target: Tensor) -> float:
+def step_s(loss: LossFunction, x: Tensor, target: Tensor) -> float:
     """Seconds of one forward and backward."""
     x.grad = None
     start = time.perf_counter()
@@ -73,24 +79,50 @@ def step_s(loss: Loss, x: Tensor, target: Tensor) -> float:
     return time.perf_counter() - start
 
 
-def medians_s(losses: dict[str, Loss], x: Tensor, target: Tensor, repeats: int) -> dict[str, float]:
-    """Median seconds of each loss; one repetition runs all of them, after two that are not counted."""
+def medians_s(losses: dict[str, LossFunction], x: Tensor, target: Tensor, repeats: int) -> dict[str, float]:
+    """Median seconds of each loss; one repetition runs all of them, in an order of its own, as each finds the memory
+    that the one before has freed; after two that are not counted."""
     times: dict[str, list[float]] = {name: [] for name in losses}
     for repeat in range(repeats + 2):
-        for name, loss in losses.items():
+        for name, loss in random.Random(repeat).sample(list(losses.items()), len(losses)):
             seconds = step_s(loss, x, target)
             if repeat >= 2:
                 times[name].append(seconds)
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=8.0, help="time for each row (default: %(default)s)")
-    seconds = parser.parse_args().seconds
-    torch.set_num_threads(1)
-    generator = torch.Generator().manual_seed(0)
-    print(f"torch {torch.__version__}, {platform.machine()}, 1 thread, float32, forward + backward; ratios of medians")
+def fixed_contestants(num_classes: int) -> dict[str, LossFunction]:
+    """The baseline and every hand-crafted loss; all see cosines."""
+
+    def bound(name: str) -> LossFunction:
+        loss = make_loss(LossConfig(name=name), scale=SCALE)
+        norms, class_norms = torch.full((BATCH,), 20.0), torch.full((num_classes,), 2.0)
+        context = LossContext(norms=norms.requires_grad_(), class_norms=class_norms.requires_grad_())
+        context.state = loss.initial_state()
+        return lambda x, y: loss(x, y, context)
+
+    baseline = {"cross_entropy": lambda x, y: functional.cross_entropy(SCALE * x, y)}
+    return {**baseline, **{name: bound(name) for name in LOSSES}}
+
+
+def compare_fixed(seconds: float, generator: torch.Generator) -> None:
+    """Print the table of the hand-crafted losses."""
+    num_classes = NUM_CLASSES[0]
+    cosines = torch.rand(BATCH, num_classes, generator=generator) * 2 - 1
+    target = torch.randint(num_classes, (BATCH,), generator=generator)
+    # Hard and easy classes beside each other; a mask costs the same wherever it holds.
+    x = (0.3 * cosines).scatter_(1, target[:, None], torch.rand(BATCH, 1, generator=generator)).requires_grad_()
+    losses = fixed_contestants(num_classes)
+    repeats = max(5, round(seconds * 4 / sum(medians_s(losses, x, target, 3).values())))
+    median = medians_s(losses, x, target, repeats)
+    base = median.pop("cross_entropy")
+    print(f"{BATCH} x {num_classes}, hand-crafted; cross_entropy {1e3 * base:.2f} ms, {repeats} repeats")
+    for name, value in median.items():
+        print(f"{name:>14} {value / base:.2f}", flush=True)
+
+
+def compare_searched(seconds: float, generator: torch.Generator) -> None:
+    """Print the table of the searched loss."""
     print(f"{'batch x classes':>15} {'input':>8} {'form':>7} {'cross_entropy':>14} ours  functional  naive  repeats")
     for num_classes in NUM_CLASSES:
         cosines = torch.rand(BATCH, num_classes, generator=generator) * 2 - 1
@@ -105,6 +137,18 @@ def main() -> None:
                 ours, stock, plain = (median[name] / base for name in ("ours", "functional", "naive"))
                 row = f"{BATCH:>8} x {num_classes:<6} {given:>6} {space:>7} {1e3 * base:>11.2f} ms {ours:.2f}"
                 print(f"{row} {stock:>9.2f} {plain:>8.2f} {repeats:>7}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=8.0, help="time for each row (default: %(default)s)")
+    parser.add_argument("which", nargs="?", choices=("searched", "fixed"), help="losses to time (default: both)")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    print(f"torch {torch.__version__}, {platform.machine()}, 1 thread, float32, forward + backward; ratios of medians")
+    for which, compare in (("searched", compare_searched), ("fixed", compare_fixed)):
+        if arguments.which in (None, which):
+            compare(arguments.seconds, torch.Generator().manual_seed(0))
 
 
 if __name__ == "__main__":

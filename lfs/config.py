@@ -1,12 +1,13 @@
 """The whole configuration of a search: the components' own dataclasses, and what only the search knows."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
-from search_space.config import PolicyConfig, SpaceConfig
+from search_space.config import LossConfig, PolicyConfig, SpaceConfig
 from search_space.errors import require
 from trainers.config import DataConfig, RewardConfig, TrainerConfig
 
-MODES = ("search", "random")
+MODES = ("search", "random", "fixed")
 
 MAY_CHANGE_ON_RESUME = ("num_workers", "address", "generations", "dashboard")
 """Fields that a resumed search may be given anew: none of them changes what a generation computes."""
@@ -24,10 +25,17 @@ class SearchConfig:
 
     mode: str = "search"
     """`search` learns the distribution of losses; `random` is the paper's Random-Softmax: sample, never learn, still
-    inherit the winner."""
+    inherit the winner; `fixed` trains one model with `loss`, or with the losses of `schedule`."""
 
     seed: int = 0
     """Everything random follows from it."""
+
+    order: int = 0
+    """Which draw of the order of the pictures (and of their flips) to train in; the same first weights with each."""
+
+    start: str = ""
+    """Run whose model to go on from, `RUN` or `RUN@G` after its generation G, counted from 1; empty: from scratch.
+    Generations, and with them the learning rate, count on from there."""
 
     generations: int = 8
     """Generations in all, warm-up included."""
@@ -62,6 +70,13 @@ class SearchConfig:
     reward: RewardConfig = field(default_factory=RewardConfig)
     """What is rewarded."""
 
+    loss: LossConfig = field(default_factory=LossConfig)
+    """The one loss of mode `fixed`."""
+
+    schedule: tuple[dict[str, Any], ...] = ()
+    """Losses of mode `fixed` generation by generation, the last one to the end, in place of `loss`: as they are stored
+    in the run that is replayed."""
+
     space: SpaceConfig = field(default_factory=SpaceConfig)
     """Which losses are searched."""
 
@@ -76,6 +91,12 @@ class SearchConfig:
         require(self.population_size >= 0, "population_size must be >= 0", self.population_size)
         require(self.cpus_per_worker > 0, "cpus_per_worker must be > 0", self.cpus_per_worker)
         require(self.seed >= 0, "seed must be >= 0", self.seed)
+        require(self.order >= 0, "order must be >= 0", self.order)
+        fixed = self.mode == "fixed"
+        require(fixed or not self.loss.name, "loss name needs mode `fixed`", self.loss.name)
+        require(fixed or not self.schedule, "schedule needs mode `fixed`", self.mode)
+        one = bool(self.loss.name) != bool(self.schedule)
+        require(one or not fixed, "mode `fixed` needs a loss name or a schedule, not both", self.loss.name)
         gpus = self.gpus_per_worker
         require(gpus is None or 0 <= gpus <= 1, "gpus_per_worker must be in [0, 1]: a trainer runs on one GPU", gpus)
         plain = not any(c in self.name for c in "/\\\0") and self.name not in (".", "..")
@@ -84,4 +105,85 @@ class SearchConfig:
     @property
     def population(self) -> int:
         """B: candidates per generation after the warm-up."""
-        return self.population_size or self.num_workers
+        return 1 if self.mode == "fixed" else self.population_size or self.num_workers
+
+
+HAND_CRAFTED = ("softmax", "norm_softmax", "a_softmax", "v_softmax", "arc", "am")
+SEARCHES = ("am_lfs", "random", "search")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig(SearchConfig):
+    """Losses x seeds on the same data for the same number of epochs. Everything else is as in a search."""
+
+    losses: tuple[str, ...] = HAND_CRAFTED
+    """Hand-crafted losses, each trained over its grid."""
+
+    searches: tuple[str, ...] = SEARCHES
+    """`search` and `random` in the space that is configured, `am_lfs` for a search in that space, or any other
+    `MODE:SPACE`, such as `random:local`."""
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Each method is trained once per seed; a seed has the same first weights and batches for all."""
+
+    grid: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    """Values of a loss's own parameter (its margin, mostly) to train it with, `am=0.1,0.2 arc=0.3`; others keep the
+    grid that they declare."""
+
+    replicates: bool = True
+    """Train each hand-crafted loss at least B times per seed, with other seeds where its grid is smaller, so that the
+    best of B trainings can be set beside a search of B."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(bool(self.losses or self.searches), "losses and searches must name at least one row", self.losses)
+        require(bool(self.seeds) and len(set(self.seeds)) == len(self.seeds), "seeds must be distinct", self.seeds)
+        require(all(0 <= s < SEED_STEP for s in self.seeds), f"seeds must be in 0..{SEED_STEP - 1}", self.seeds)
+        rows = (*self.losses, *self.searches)
+        require(len(set(rows)) == len(rows), "losses and searches must be distinct", rows)
+        require(self.mode == "search", "mode is set by each row of a comparison: leave it out", self.mode)
+        unused = [name for name in self.grid if name not in self.losses]
+        require(not unused, "grid must be of losses that are compared", unused)
+        refuse_grid(self.grid)
+
+
+def refuse_grid(grid: dict[str, tuple[float, ...]]) -> None:
+    """Raise `UserError` for a loss without values, or with two that go by the same name."""
+    for name, values in grid.items():
+        distinct = len({f"{value:g}" for value in values}) == len(values)
+        require(bool(values) and distinct, f"grid must have one or more distinct values of {name}", values)
+
+
+SEED_STEP = 10_000
+"""Further trainings of one seed have the seeds `seed + SEED_STEP`, `seed + 2 * SEED_STEP`, ..."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReliabilityConfig(SearchConfig):
+    """The same losses trained on from one model, in several orders of the pictures. The rest is as in a search."""
+
+    grid: dict[str, tuple[float, ...]] = field(default_factory=lambda: {"am": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)})
+    """Losses to tell apart: hand-crafted ones with values of their own parameter, `am=0.1,0.2 arc=0.3`."""
+
+    orders: int = 2
+    """Orders of the pictures that each loss is trained in."""
+
+    after: float = 0.0
+    """Length, in `trainer.generation_unit`, of the training that leads to the common model; not with `start`."""
+
+    lengths: tuple[float, ...] = ()
+    """Lengths to judge after, in `trainer.generation_unit`; empty: one and two generations."""
+
+    metrics: tuple[str, ...] = ()
+    """Rewards to judge; empty: all that the reward pairs allow."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse_grid(self.grid)
+        points = sum(len(values) for values in self.grid.values())
+        require(points >= 3, "grid must have at least 3 losses: fewer cannot be ranked", points)
+        require(self.orders >= 2, "orders must be at least 2", self.orders)
+        require(self.after >= 0, "after must be >= 0", self.after)
+        require(not (self.after and self.start), "after goes without start, which is the common model", self.after)
+        require(all(length > 0 for length in self.lengths), "lengths must be > 0", self.lengths)
+        require(self.mode == "search", "mode is set by each training: leave it out", self.mode)

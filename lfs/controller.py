@@ -12,14 +12,15 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import Counter, deque
+from collections import Counter
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
 
+from lfs.board import Board, continued
 from lfs.config import SearchConfig
-from lfs.generation import GenerationRecord, Lease, Report, Search
+from lfs.messages import GenerationRecord, Lease, Report
 from lfs.run_store import RunStore
 from search_space.errors import UserError
 
@@ -43,20 +44,14 @@ class Controller:
     def __init__(self, run_uri: str) -> None:
         self.store = RunStore(run_uri)
         self.config: SearchConfig = self.store.retrying(self.store.load_config)
-        last = self.store.retrying(self.store.load_last)
-        state, base = (last[0], ray.put(last[1])) if last else (None, None)
-        self.search = Search(self.config, state, base)
-        untested: dict[str, float] | None = None if self.config.data.test.pairs else {}
-        self.search.test_metrics = (self.store.retrying(self.store.load_result) or {}).get("test", untested)
-        self.summaries: list[dict[str, Any]] = self.store.retrying(self.store.summaries)
+        search, base, summaries = self.store.retrying(lambda: continued(self.store, self.config))
+        search.base = None if base is None else ray.put(base)
+        self.search, self.board = search, Board(search, summaries)
         self._changed = asyncio.Event()
         self._closing: asyncio.Task[None] | None = None
         self._commit: asyncio.Task[None] | None = None
         self._watchers: dict[str, tuple[str, asyncio.Task[None]]] = {}
-        self._progress: dict[str, dict[str, float]] = {}
-        self._durations: deque[float] = deque(maxlen=64)
         self._broken: Counter[str] = Counter()
-        self._opened = time.monotonic()
 
     # ---- trainers
 
@@ -82,9 +77,9 @@ class Controller:
     async def report(self, report: Report, weights: list[Any]) -> None:
         """A candidate's outcome; `weights` holds a reference to its weights, or nothing if it diverged."""
         self._broken.clear()
-        self._progress.pop(report.trainer, None)
         if self.search.report(report, weights[0] if weights else None):
-            self._durations.append(report.train_s + report.validate_s)
+            self.board.took(report)
+        self.board.progress.pop(report.trainer, None)
         self._close_if_ready()
 
     async def failed(self, trainer: str, generation: int, index: int, message: str, fatal: bool) -> None:
@@ -107,7 +102,7 @@ class Controller:
     async def progress(self, trainer: str, done: int, total: int, images_per_s: float) -> None:
         """How far a trainer is with its candidate; only for the view."""
         if trainer in self.search.running:
-            self._progress[trainer] = {"done": done, "total": total, "images_per_s": images_per_s}
+            self.board.progress[trainer] = {"done": done, "total": total, "images_per_s": images_per_s}
 
     async def tested(self, metrics: dict[str, float]) -> None:
         """The final model's test scores."""
@@ -132,47 +127,9 @@ class Controller:
 
     async def status(self) -> dict[str, Any]:
         """Everything a view shows."""
-        search = self.search
         committed = self._commit is None or self._commit.done()
-        return {
-            "generation": search.state.generation,
-            "generations": self.config.generations,
-            "warmup_generations": self.config.warmup_generations,
-            "candidates": [] if search.trained else [self._candidate(i) for i in range(len(search.actions))],
-            "testing": search.trained and not search.over,
-            "trainers": len(self._watchers),
-            "images_per_s": sum(p["images_per_s"] for p in self._progress.values()),
-            "eta_s": self._eta_s(),
-            "summaries": self.summaries,
-            "best": max((s["best_reward"] for s in self.summaries), default=None),
-            "test": search.test_metrics,
-            "num_images": search.state.num_images,
-            "error": search.error,
-            "finished": search.over and committed and (self._closing is None or self._closing.done()),
-            **search.policy_margins(search.state.policy),
-        }
-
-    def _candidate(self, index: int) -> dict[str, Any]:
-        report = self.search.reports.get(index)
-        runner = next((t for t, i in self.search.running.items() if i == index), None)
-        done = self._progress.get(runner or "", {})
-        state = "diverged" if report and report.diverged else "done" if report else "running" if runner else "queued"
-        margins = self.search.space.decode(self.search.actions[index]).margins
-        return {
-            "index": index, "state": state, "margins": list(margins), "trainer": report.trainer if report else runner,
-            "reward": report.reward if report else None, "reward_se": report.reward_se if report else None,
-            "done": done.get("done", 0), "total": done.get("total", 0),
-        }  # fmt: skip
-
-    def _eta_s(self) -> float | None:
-        """Seconds left, from the mean time of the last candidates and the trainers at work."""
-        if not self._durations or self.search.trained:
-            return None
-        here = len(self.search.actions) - len(self.search.reports)
-        later = self.config.generations - self.search.state.generation - 1
-        warm = max(0, self.config.warmup_generations - self.search.state.generation - 1)
-        left = here + min(later, warm) + max(0, later - warm) * self.config.population
-        return left * sum(self._durations) / len(self._durations) / max(1, len(self._watchers))
+        settled = committed and (self._closing is None or self._closing.done())
+        return self.board.status(trainers=len(self._watchers), settled=settled)
 
     # ---- inside
 
@@ -200,7 +157,7 @@ class Controller:
             logger.warning("%s is gone; its candidate goes back to the queue", trainer)
         if self._watchers.get(trainer, ("",))[0] == incarnation:
             del self._watchers[trainer]
-            self._progress.pop(trainer, None)
+            self.board.progress.pop(trainer, None)
             self.search.release(trainer)
             self._notify()
 
@@ -227,18 +184,10 @@ class Controller:
             logger.exception("closing generation %d", self.search.state.generation)
             self.search.fail(f"closing a generation failed: {type(error).__name__}: {error}")
         else:
-            self._time(record)
+            self.board.closed(record)
             self.search.advance(record, base)
-            self.summaries.append(record.summary)
             self._commit = asyncio.create_task(self._commit_behind(record, weights))
         self._notify()
-
-    def _time(self, record: GenerationRecord) -> None:
-        """Note wall time and throughput of a closed generation in its summary."""
-        now = time.monotonic()
-        took_s, self._opened = now - self._opened, now
-        record.summary["wall_s"] = took_s
-        record.summary["images_per_s"] = sum(row["num_images"] for row in record.rows) / took_s
 
     async def _finish_commit(self) -> None:
         if self._commit is not None:

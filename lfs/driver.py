@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from lfs.board import pinned, started
 from lfs.config import SearchConfig
+from lfs.generation import fixed_losses
 from lfs.run_store import RunStore
 from lfs.view import View
 from search_space.errors import UserError, require
@@ -25,6 +27,7 @@ from trainers.data.builtin import ensure_builtin_faces
 from trainers.data.check import check_data, overlap_warning
 
 logger = logging.getLogger(__name__)
+Config = TypeVar("Config", bound=SearchConfig)
 POLL_S = 1.0
 CONNECT_S = 5.0
 
@@ -39,16 +42,23 @@ class Outcome:
     """The controller's last status: summaries, test scores."""
 
 
-def resolve(config: SearchConfig, view: View) -> SearchConfig:
+def resolve(config: Config, view: View) -> Config:
     """Fill in what depends on this machine: built-in faces where no data is named, absolute paths, B.
 
     Raises:
         UserError: the space's settings do not fit each other, or the data cannot be used.
     """
     get_space(config.space)
+    if config.mode == "fixed":
+        fixed_losses(config)
+    if config.start:
+        config = replace(config, start=pinned(config.start))
+        started(config)
     data = config.data
     if not data.train:
-        named = {"data.root": data.root, "data.reward": data.reward.pairs, "data.test": data.test.pairs}
+        named: dict[str, object] = {"data.root": data.root}
+        for purpose, sets in (("data.reward", data.reward), ("data.test", data.test)):
+            named |= {purpose: sets.lmdb or sets.pairs or sets.labels}
         for name, value in named.items():
             require(not value, f"{name} needs data.train too, without which the built-in faces are used", value)
         data = ensure_builtin_faces(progress=view.progress("making the built-in faces")).data_config(data)
@@ -59,11 +69,15 @@ def resolve(config: SearchConfig, view: View) -> SearchConfig:
 def absolute(data: DataConfig) -> DataConfig:
     """The same data by absolute paths, which mean the same to every process."""
     root = Path(data.root).expanduser().resolve()
-    at: Callable[[str], str] = lambda path: str(root / Path(path).expanduser()) if path else ""  # noqa: E731
-    pairs: Callable[[PairsConfig], PairsConfig] = lambda p: replace(p, lmdb=at(p.lmdb), pairs=at(p.pairs))  # noqa: E731
+    at: Callable[[tuple[str, ...]], tuple[str, ...]] = lambda paths: tuple(  # noqa: E731
+        str(root / Path(path).expanduser()) for path in paths
+    )
+    sets: Callable[[PairsConfig], PairsConfig] = lambda p: replace(  # noqa: E731
+        p, lmdb=at(p.lmdb), pairs=at(p.pairs), labels=at(p.labels)
+    )
     return replace(
-        data, root="", train=tuple(map(at, data.train)), train_list=tuple(map(at, data.train_list)),
-        reward=pairs(data.reward), test=pairs(data.test),
+        data, root="", train=at(data.train), train_list=at(data.train_list),
+        reward=sets(data.reward), test=sets(data.test),
     )  # fmt: skip
 
 
@@ -95,7 +109,10 @@ def old_run(store: RunStore, changes: dict[str, Any], view: View) -> SearchConfi
 def check(config: SearchConfig, view: View) -> None:
     """Refuse bad data and networks that cannot be built now, and say what is there."""
     plan_backbone(config.trainer.backbone, config.trainer.embedding_dim, config.data.input_size)
-    view.say(str(check_data(config.data, config.trainer.batch_size)))
+    report = check_data(config.data, config.trainer.batch_size, config.reward)
+    view.say(str(report))
+    for line in report.warnings:
+        view.warn(line)
     warning = overlap_warning(config.data)
     if warning:
         view.warn(warning)
@@ -203,7 +220,7 @@ def run_search(store: RunStore, config: SearchConfig, view: View) -> Outcome:
         except (ray.exceptions.RayError, ValueError) as error:  # ValueError: its name is taken, by the same run
             raise UserError(f"the controller cannot start: {str(error).strip().splitlines()[-1]}") from None
         watch = Watch(controller, view, last)
-        with watch, interrupts(watch), WhenOver.told_by(name, watch.over):
+        with watch, interrupts(watch.stop_asked), WhenOver.told_by(name, watch.over):
             try:
                 num_trials = config.num_workers if joins(config) else fits
                 tune_trials(store, config, gpus, name, num_trials)
@@ -311,11 +328,11 @@ def session_name(number: int) -> str:
 
 
 @contextlib.contextmanager
-def interrupts(watch: Watch) -> Iterator[None]:
+def interrupts(stop_asked: threading.Event) -> Iterator[None]:
     """Ctrl-C once: stop after this generation. Twice: stop now; what is committed stays."""
 
     def on_signal(number: int, frame: object) -> None:
-        watch.stop_asked.set()  # its thread tells the controller: a signal handler must not call Ray
+        stop_asked.set()  # others look at it: a signal handler must neither call Ray nor print
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     before = signal.signal(signal.SIGINT, on_signal)

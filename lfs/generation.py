@@ -10,6 +10,7 @@ deaths and their order cannot change what comes out: actions are keyed by (seed,
 generation closes on its outcomes alone.
 """
 
+import json
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,10 +19,14 @@ import numpy as np
 import numpy.typing as npt
 
 from lfs.config import SearchConfig
+from lfs.messages import GenerationRecord, Lease, Report, SearchState
 from search_space.advantage import advantages
 from search_space.errors import UserError
-from search_space.policy import PolicyState, ask, tell
+from search_space.loss import Loss, loss_from_dict
+from search_space.margins import make_loss
+from search_space.policy import Asked, PolicyState, ask_usable, tell
 from search_space.spaces import get_space
+from search_space.usable import why_unusable
 
 MAX_FAILURES = 3
 """Errors of one candidate after which the search stops: the same error would come back for ever."""
@@ -30,77 +35,8 @@ MAX_LOSSES = 20
 """Deaths of the process that trains one candidate after which the search stops: it likely kills it (memory)."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Lease:
-    """One piece of work for one trainer."""
-
-    kind: str
-    """`train` a candidate, `test` the final model, `wait` and ask again, `stop`: the search is over."""
-
-    generation: int = 0
-    index: int = 0
-    action: tuple[float, ...] = ()
-    base: Any = None
-    """Handle of the weights to start from (to test, for `test`); None: the initial weights."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """The outcome of one candidate, as it crosses from trainer to controller; the weights stay behind a handle."""
-
-    generation: int
-    index: int
-    reward: float
-    reward_se: float
-    replicates: npt.NDArray[np.float64]
-    diverged: bool
-    reason: str
-    metrics: dict[str, float]
-    num_images: int
-    train_s: float
-    validate_s: float
-    trainer: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchState:
-    """What a search is between two generations: everything that the next generation follows from, but the weights."""
-
-    generation: int
-    """The generation to run next."""
-
-    policy: PolicyState
-    num_images: int = 0
-    """Training pictures seen by all candidates so far: the cost."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, exact."""
-        return {"generation": self.generation, "policy": self.policy.to_dict(), "num_images": self.num_images}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "SearchState":
-        """Inverse of `to_dict`."""
-        return cls(
-            generation=values["generation"],
-            policy=PolicyState.from_dict(values["policy"]),
-            num_images=values["num_images"],
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class GenerationRecord:
-    """One closed generation: what was tried, what came of it, and the state that follows."""
-
-    generation: int
-    winner: int
-    rows: list[dict[str, Any]]
-    """One per candidate, in order: the table that results show."""
-
-    summary: dict[str, Any]
-    """The generation in one line."""
-
-    state: SearchState
-    """The state of the search after it."""
+class DivergedError(UserError):
+    """A whole generation diverged: trained again, it would diverge again."""
 
 
 @dataclass
@@ -109,6 +45,9 @@ class _Open:
 
     actions: npt.NDArray[np.float64]  # [B, dim]
     queue: list[int]
+    rejected: int = 0
+    """Draws that were no usable loss and were drawn again."""
+
     leases: dict[str, int] = field(default_factory=dict)
     reports: dict[int, Report] = field(default_factory=dict)
     failures: dict[int, int] = field(default_factory=dict)
@@ -129,7 +68,8 @@ class Search:
     def __init__(self, config: SearchConfig, state: SearchState | None = None, base: Any = None) -> None:
         self.config = config
         self.space = get_space(config.space)
-        self.state = state or SearchState(generation=0, policy=self.space.initial_policy())
+        self._losses = fixed_losses(config) if config.mode == "fixed" else []
+        self.state = state or first_state(config)
         self.base = base
         self.error = ""
         self.stop_requested = False
@@ -140,12 +80,25 @@ class Search:
 
     def _begin(self) -> _Open:
         """Sample the candidates of the state's generation; in the warm-up, the one fixed loss."""
-        if self.state.generation < self.config.warmup_generations:
-            actions = np.asarray(self.space.warmup_action(), dtype=np.float64)[None]  # [1, dim]
-        else:
-            policy, generation = self.state.policy, self.state.generation
-            actions = ask(policy, self.config.population, seed=self.config.seed, generation=generation)  # [B, dim]
-        return _Open(actions=actions, queue=list(range(len(actions))))
+        fixed = np.zeros(0) if self._losses else self.space.warmup_action()
+        actions, rejected = np.array(fixed, dtype=np.float64)[None], 0  # [1, dim]
+        if not (self._losses or self.trained or self.state.generation < self.config.warmup_generations):
+            try:
+                asked = self._ask()
+            except UserError as error:  # hardly any draw is a usable loss
+                self.fail(str(error))
+            else:
+                actions, rejected = asked.actions, asked.rejected  # [B, dim]
+        return _Open(actions=actions, queue=list(range(len(actions))), rejected=rejected)
+
+    def _ask(self) -> Asked:
+        """Candidates of the running generation; a draw that is no usable loss is drawn again."""
+
+        def usable(action: npt.NDArray[np.float64]) -> bool:
+            return not why_unusable(self.space.decode(action))
+
+        state, seed = self.state, self.config.seed
+        return ask_usable(state.policy, self.config.population, seed=seed, generation=state.generation, usable=usable)
 
     @property
     def trained(self) -> bool:
@@ -174,6 +127,11 @@ class Search:
         return self._open.actions
 
     @property
+    def rejected(self) -> int:
+        """Draws of the running generation that were no usable loss."""
+        return self._open.rejected
+
+    @property
     def reports(self) -> dict[int, Report]:
         """Outcomes of the running generation so far."""
         return dict(self._open.reports)
@@ -182,6 +140,12 @@ class Search:
     def best_weights(self) -> Any:
         """Handle of the best candidate's weights so far; None if there is none or it was lost."""
         return self._open.best_weights
+
+    def loss_of(self, index: int) -> Loss:
+        """The loss of a candidate of the running generation."""
+        if self._losses:
+            return self._losses[min(self.state.generation, len(self._losses) - 1)]
+        return self.space.decode(self._open.actions[index])
 
     def lease(self, trainer: str) -> Lease:
         """The next piece of work for a trainer; asked again, the same piece (a lost answer costs nothing)."""
@@ -199,7 +163,8 @@ class Search:
             work.leases[trainer] = work.queue.pop(0)
         index = work.leases[trainer]
         action = tuple(float(x) for x in work.actions[index])
-        return Lease(kind="train", generation=self.state.generation, index=index, action=action, base=self.base)
+        generation, loss = self.state.generation, self.loss_of(index)
+        return Lease(kind="train", generation=generation, index=index, action=action, loss=loss, base=self.base)
 
     def release(self, trainer: str) -> None:
         """The trainer is dead or starts afresh: its piece of work goes back to the front of the queue."""
@@ -288,12 +253,12 @@ class Search:
         """Outcomes -> advantages -> policy step -> record. Changes nothing yet; `advance` does.
 
         Raises:
-            UserError: every candidate diverged, so there is no model to go on with.
+            DivergedError: every candidate diverged, so there is no model to go on with.
         """
         work, config, before = self._open, self.config, self.state
         reports = [work.reports[i] for i in range(len(work.actions))]
         if work.best is None:
-            raise UserError(
+            raise DivergedError(
                 f"all {len(reports)} candidates of generation {before.generation + 1} diverged ({reports[0].reason}); "
                 "lower --trainer.lr, or the margins of the space"
             )
@@ -335,7 +300,7 @@ class Search:
     def _row(
         self, report: Report, action: npt.NDArray[np.float64], gain: float, paired: float, won: bool
     ) -> dict[str, Any]:
-        loss = self.space.decode(action)
+        loss = self.loss_of(report.index)
         return {
             "generation": report.generation,
             "candidate": report.index,
@@ -349,6 +314,7 @@ class Search:
             "action": [float(x) for x in action],
             "margins": [float(m) for m in loss.margins],
             "a": [float(a) for a in loss.a],
+            "loss": json.dumps(loss.to_dict()),
             "trainer": report.trainer,
             "num_images": report.num_images,
             "train_s": report.train_s,
@@ -361,28 +327,54 @@ class Search:
         won = rows[winner.index]
         return {
             "generation": winner.generation,
-            "warmup": winner.generation < self.config.warmup_generations,
+            "mode": self.config.mode,
+            "warmup": self.config.mode != "fixed" and winner.generation < self.config.warmup_generations,
             "candidates": len(rows),
             "diverged": len(rows) - len(rewards),
+            "rejected": self._open.rejected,
             "best_reward": winner.reward,
             "best_reward_se": winner.reward_se,
             "mean_reward": math.fsum(rewards) / len(rewards),
             "winner": winner.index,
+            "train_loss": won.get("train_loss"),
             "winner_margins": won["margins"],
+            "winner_loss": self.loss_of(winner.index).to_dict(),
+            "winner_parameters": self.loss_of(winner.index).parameters(),
             "moved": any(r["advantage"] for r in rows) and self.config.mode == "search",
-            **self.policy_margins(state.policy),
+            **self.policy_of(state.policy),
         }
 
-    def policy_margins(self, policy: PolicyState) -> dict[str, list[float]]:
-        """Mean and standard deviation of the margins that a policy samples, each [num_bins]."""
-        mean, std = self.space.margin_statistics(policy)
-        return {"policy_mean": mean.tolist(), "policy_std": std.tolist()}
+    def policy_of(self, policy: PolicyState) -> dict[str, Any]:
+        """Mean and standard deviation of the loss parameters that a policy samples, and their names."""
+        if self._losses:
+            return {"parameter_names": [], "policy_mean": [], "policy_std": []}
+        mean, std = self.space.parameter_statistics(policy)
+        names = list(self.space.parameter_names)
+        return {"parameter_names": names, "policy_mean": mean.tolist(), "policy_std": std.tolist()}
 
     def advance(self, record: GenerationRecord, base: Any) -> None:
         """Open the next generation from a closed one's record and the handle of its winner's weights."""
         assert record.generation == self.state.generation, "only the running generation can be advanced"
         self.state, self.base, self._stopped = record.state, base, self.stop_requested
         self._open = self._begin()
+
+
+def fixed_losses(config: SearchConfig) -> list[Loss]:
+    """The losses of mode `fixed` by generation, the last one to the end.
+
+    Raises:
+        UserError: a loss that this version does not know, or parameters that it does not take.
+    """
+    if config.schedule:
+        return [loss_from_dict(values) for values in config.schedule]
+    return [make_loss(config.loss, scale=config.space.scale)]
+
+
+def first_state(config: SearchConfig, generation: int = 0) -> SearchState:
+    """The state before the first generation, or before a later one when the model comes from another run."""
+    fixed = config.mode == "fixed"
+    policy = PolicyState.start([], 1.0) if fixed else get_space(config.space).initial_policy()
+    return SearchState(generation=generation, policy=policy)
 
 
 def _paired_se(report: Report, winner: Report) -> float:

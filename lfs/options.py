@@ -10,7 +10,7 @@ import difflib
 import inspect
 import textwrap
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from types import UnionType
 from typing import Any, NoReturn
@@ -26,10 +26,13 @@ T = typing.TypeVar("T")
 
 
 def field_help(cls: type) -> dict[str, str]:
-    """The docstring under each field of a dataclass, by field name."""
+    """The docstring under each field of a dataclass and of those that it extends, by field name."""
+    notes: dict[str, str] = {}
+    for base in cls.__bases__:
+        if dataclasses.is_dataclass(base):
+            notes |= field_help(base)
     [body] = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
     assert isinstance(body, ast.ClassDef)
-    notes: dict[str, str] = {}
     for item, after in zip(body.body, body.body[1:], strict=False):
         is_doc = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
         if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and is_doc:
@@ -65,11 +68,17 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}{hint}; see --help\n")
 
 
-def add_flags(parser: argparse.ArgumentParser, cls: type) -> None:
-    """One flag per setting of the dataclass, grouped by component; absent flags leave no trace in the result."""
+def add_flags(parser: argparse.ArgumentParser, cls: type, but: Collection[str] = ()) -> None:
+    """One flag per setting of the dataclass, grouped by component; absent flags leave no trace in the result.
+
+    Args:
+        but: settings, or whole components, that get no flag.
+    """
     groups: dict[str, Any] = {}
     for name, hint, note in leaves(cls):
         part = name.rpartition(".")[0]
+        if name in but or part in but:
+            continue
         group = groups.setdefault(part, parser.add_argument_group(part or "search"))
         kind = {"bool": "true|false"}.get(getattr(hint, "__name__", ""), "VALUE")
         group.add_argument(flag(name), dest=name, metavar=kind, default=argparse.SUPPRESS, help=note.replace("%", "%%"))
@@ -114,8 +123,9 @@ def line_of(node: yaml.Node | None, keys: tuple[str, ...]) -> int | None:
 
 def place(keys: tuple[str, ...], source: str, node: yaml.Node | None, flags: Mapping[str, str]) -> str:
     """Where a setting came from, for the front of an error message."""
-    if ".".join(keys) in flags:
-        return flag(".".join(keys))
+    for end in range(len(keys), 0, -1):  # a setting that is a mapping is one flag
+        if ".".join(keys[:end]) in flags:
+            return flag(".".join(keys[:end]))
     line = line_of(node, keys)
     return f"{source}, line {line}" if line else source or "configuration"
 
@@ -148,6 +158,9 @@ def typed(text: str, hint: Any) -> object:
     """A flag's text as pydantic wants it: words stay words, lists split at commas, `none` is None."""
     if is_tuple(hint):
         return [part.strip() for part in text.split(",") if part.strip()]
+    if typing.get_origin(hint) is dict:  # "am=0.1,0.2 arc=0.3"
+        entries = [entry.partition("=") for entry in text.split()]
+        return {key: [part for part in values.split(",") if part] for key, _, values in entries}
     if isinstance(hint, UnionType) and type(None) in typing.get_args(hint) and text.lower() in ("none", "null", "auto"):
         return None
     return text

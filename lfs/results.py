@@ -8,6 +8,7 @@ Examples:
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,8 +21,9 @@ from rich.table import Table
 from lfs.commands import OK, run_command
 from lfs.options import Parser
 from lfs.run_store import RunStore, find_runs
-from lfs.view import margins_text, summary_table, test_line
+from lfs.view import margins_text, parameters_text, score_lines, summary_table
 from search_space.errors import UserError
+from search_space.loss import loss_from_dict
 
 
 def parser() -> Parser:
@@ -47,16 +49,17 @@ def _run_row(store: RunStore) -> dict[str, Any]:
         config, summaries, result = store.load_config(), store.summaries(), store.load_result()
     except UserError as error:
         return {"run": store.name, "state": f"unreadable: {error}"}
-    state = "finished" if len(summaries) == config.generations else f"{len(summaries)}/{config.generations} generations"
+    done = summaries[-1]["generation"] + 1 if summaries else 0
+    state = "finished" if done == config.generations else f"{done}/{config.generations} generations"
     return {
         "run": store.name,
         "state": state,
-        "space": config.space.name,
         "mode": config.mode,
+        "loss": config.loss.name or ("replay" if config.schedule else config.space.name),
         "candidates": sum(s["candidates"] for s in summaries),
         "best_reward": max((s["best_reward"] for s in summaries), default=None),
-        "test_accuracy": result["test"]["accuracy"] if result else None,
-        "test_accuracy_se": result["test"]["accuracy_se"] if result else None,
+        "test_accuracy": result["test"].get("accuracy") if result else None,
+        "test_accuracy_se": result["test"].get("accuracy_se") if result else None,
     }
 
 
@@ -68,7 +71,11 @@ def candidates_table(store: RunStore) -> pd.DataFrame:
 
 def generations_table(store: RunStore) -> pd.DataFrame:
     """Every committed generation, one row each."""
-    return pd.DataFrame(store.summaries())
+    table = pd.DataFrame(store.summaries())
+    for name in ("winner_loss", "winner_parameters"):
+        if name in table:
+            table[name] = [json.dumps(value) for value in table[name]]
+    return table
 
 
 def write(table: pd.DataFrame, csv: str, parquet: str) -> None:
@@ -91,7 +98,7 @@ def write(table: pd.DataFrame, csv: str, parquet: str) -> None:
 
 SHOWN = {
     "generation": "generation", "candidate": "candidate", "reward": "reward", "reward_se": "± se",
-    "paired_se": "± paired", "advantage": "advantage", "margins": "margins", "train_loss": "train loss",
+    "paired_se": "± paired", "advantage": "advantage", "loss": "loss", "train_loss": "train loss",
     "trainer": "trainer", "winner": "winner",
 }  # fmt: skip
 
@@ -110,8 +117,9 @@ def show(table: pd.DataFrame, console: Console, columns: dict[str, str]) -> None
 
 
 def _cell(name: str, value: Any) -> str:
-    if name == "margins":
-        return margins_text(list(value))
+    if name == "loss" and str(value).startswith("{"):
+        loss = loss_from_dict(json.loads(value))
+        return margins_text(loss.margins) if loss.margins else parameters_text(loss.parameters())
     if name == "generation":
         return str(value + 1)
     if isinstance(value, bool):
@@ -124,13 +132,16 @@ def _cell(name: str, value: Any) -> str:
 def show_run(store: RunStore, console: Console) -> None:
     """A run's generations and, if it came to its end, its test scores."""
     config, summaries, result = store.load_config(), store.summaries(), store.load_result()
+    what = f"{config.mode} in space {config.space.name}, B = {config.population}"
+    if config.mode == "fixed":
+        what = "replay of a search" if config.schedule else f"training with {config.loss.name}"
     console.print(
-        f"{store.name}: {config.mode} in space {config.space.name}, reward {config.reward.metric}, "
-        f"B = {config.population}, {len(summaries)} of {config.generations} generations"
+        f"{store.name}: {what}, reward {config.reward.metric}, {len(summaries)} of {config.generations} generations"
     )
     console.print(summary_table(summaries))
     if result:
-        console.print(test_line(result["test"]))
+        for line in score_lines(result["test"]):
+            console.print(line)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -37,13 +37,13 @@ from tenacity import (
 )
 
 from lfs.config import SearchConfig
-from lfs.generation import GenerationRecord, SearchState
+from lfs.messages import GenerationRecord, SearchState
 from lfs.options import checked
 from search_space.errors import UserError
 from trainers.candidate import Weights
 from trainers.checkpoint import from_bytes, sync_path, to_bytes
 
-FORMAT = 1
+FORMAT = 2
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 HOPELESS = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENOENT}
@@ -104,6 +104,21 @@ class RunStore:
         with self.fs.open_input_stream("/".join((self.path, *parts))) as stream:
             return bytes(stream.read())
 
+    def read_json(self, *parts: str) -> dict[str, Any]:
+        """A file that holds one JSON object.
+
+        Raises:
+            UserError: it cannot be read, is cut off or holds something else.
+        """
+        path = "/".join((self.uri, *parts))
+        try:
+            values = json.loads(self.read(*parts))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: damaged: expected a JSON object: {_first_line(error)}") from None
+        if not isinstance(values, dict):
+            raise UserError(f"{path}: damaged: expected a JSON object, got {type(values).__name__}")
+        return values
+
     def load_config(self) -> SearchConfig:
         """The run's resolved configuration."""
         if not self.exists("config.yaml"):
@@ -114,7 +129,10 @@ class RunStore:
         except (yaml.YAMLError, KeyError, TypeError, OSError, UnicodeDecodeError) as error:
             raise UserError(f"{self.uri}/config.yaml: not a run's configuration: {_first_line(error)}") from None
         if found != FORMAT:
-            raise UserError(f"{self.uri}/config.yaml: run format {found!r}; this version reads format {FORMAT}")
+            raise UserError(
+                f"{self.uri}/config.yaml: run format {found!r}; this version reads format {FORMAT}: "
+                "browse it with the version that wrote it, or start anew"
+            )
         return checked(SearchConfig, config, f"{self.uri}/config.yaml")
 
     def committed(self) -> list[int]:
@@ -162,8 +180,12 @@ class RunStore:
 
     def load_result(self) -> dict[str, Any] | None:
         """Test scores of the final model, if the search came to its end."""
-        result = dict(json.loads(self.read("result.json"))) if self.exists("result.json") else None
+        result = self.read_json("result.json") if self.exists("result.json") else None
         done = self.committed()
+        if result and not (isinstance(result.get("test"), dict) and isinstance(result.get("generation"), int)):
+            raise UserError(
+                f"{self.uri}/result.json: damaged: expected `generation` and `test`; delete it to test again"
+            )
         return result if result and done and result["generation"] == done[-1] else None  # else the search was extended
 
     def _folder(self, generation: int) -> str:
@@ -194,7 +216,9 @@ class RunStore:
                 f"run {self.uri} exists already; continue it with --resume {self.uri}, or choose another --name"
             )
         selector = pyarrow.fs.FileSelector(self.path, allow_not_found=True)
-        if self.fs.get_file_info(self.path).type == pyarrow.fs.FileType.Directory and self.fs.get_file_info(selector):
+        there = self.fs.get_file_info(self.path).type == pyarrow.fs.FileType.Directory
+        # A write that was cut off leaves its file under another name.
+        if there and any(not info.base_name.endswith(".tmp") for info in self.fs.get_file_info(selector)):
             raise UserError(f"{self.uri} is there already and is no run; choose another --name or --storage")
 
     def create(self, config: SearchConfig) -> None:
@@ -204,7 +228,7 @@ class RunStore:
             "python": platform.python_version()
         }
         text = yaml.safe_dump(
-            {"format": FORMAT, "versions": versions, "config": _plain(asdict(config))}, sort_keys=False
+            {"format": FORMAT, "versions": versions, "config": plain(asdict(config))}, sort_keys=False
         )
         try:
             self._write(f"{self.path}/config.yaml", text.encode())
@@ -223,8 +247,8 @@ class RunStore:
     def write_config(self, config: SearchConfig) -> None:
         """Replace the configuration (a resume that extends the search)."""
         values = yaml.safe_load(self.read("config.yaml"))
-        values["config"] = _plain(asdict(config))
-        self.retrying(lambda: self._write(f"{self.path}/config.yaml", yaml.safe_dump(values, sort_keys=False).encode()))
+        values["config"] = plain(asdict(config))
+        self.write(yaml.safe_dump(values, sort_keys=False).encode(), "config.yaml")
 
     def commit(self, record: GenerationRecord, weights: Weights) -> None:
         """Write one closed generation; COMMIT goes last, so a crash at any point leaves the previous one the last.
@@ -247,9 +271,17 @@ class RunStore:
 
         self.retrying(write)
 
+    def write(self, data: bytes, *parts: str) -> None:
+        """One file of the run directory, whole or not at all.
+
+        Raises:
+            OSError: storage still refuses after `attempts` tries.
+        """
+        self.retrying(lambda: self._write("/".join((self.path, *parts)), data))
+
     def write_result(self, result: dict[str, Any]) -> None:
         """Write the final model's test scores."""
-        self.retrying(lambda: self._write(f"{self.path}/result.json", json.dumps(result, indent=1).encode()))
+        self.write(json.dumps(result, indent=1).encode(), "result.json")
 
     def retrying(self, action: Callable[[], T]) -> T:
         """The result of reading or writing, tried again while storage refuses.
@@ -289,11 +321,11 @@ class RunStore:
             raise
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Tuples as lists, for YAML."""
     if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
+        return {key: plain(inner) for key, inner in value.items()}
+    return [plain(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _fingerprint(data: bytes) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def parser() -> Parser:
     made.add_argument(
         "--resume", metavar="RUN", default="", help="run directory to continue after its last committed generation"
     )
-    add_flags(made, SearchConfig)
+    add_flags(made, SearchConfig, but=("loss", "schedule"))
     return made
 
 
@@ -51,7 +51,7 @@ def resumed(run: str, flags: dict[str, str]) -> tuple[RunStore, dict[str, Any]]:
             raise UserError(f"{flag(name)} cannot change in a resumed run, its results would differ; these can: {may}")
     given = build(SearchConfig, "", flags)
     changes = {name: getattr(given, name) for name in flags}
-    done = len(store.committed())
+    done = max(store.committed(), default=-1) + 1
     if changes.get("generations", config.generations) < done:
         raise UserError(f"--generations: {store.uri} has {done} generations already, got {changes['generations']}")
     return store, changes

@@ -19,10 +19,9 @@ from ray.exceptions import RayError
 
 from lfs.config import SearchConfig
 from lfs.controller import NAMESPACE
-from lfs.generation import Lease, Report
+from lfs.messages import Lease, Report, as_report
 from search_space.errors import UserError
-from search_space.spaces import get_space
-from trainers.candidate import Candidate, CandidateResult, Weights
+from trainers.candidate import Candidate, Weights
 from trainers.trainer import CandidateTrainer
 
 PROGRESS_S = 2.0
@@ -46,7 +45,7 @@ class Trainer(tune.Trainable):
         self.ray_errors = 0
         try:
             search: SearchConfig = ray.get(self.controller.get_config.remote())
-            self.space = get_space(search.space)
+            self.order = search.order
             # Without a reserved GPU never one that happens to be visible: it is somebody else's.
             device = None if ray.get_runtime_context().get_accelerator_ids().get("GPU") else "cpu"
             config_of = with_threads(search)
@@ -95,7 +94,8 @@ class Trainer(tune.Trainable):
 
     def _train(self, lease: Lease) -> dict[str, Any]:
         """Train, validate and report the leased candidate; its row for Tune's result table."""
-        candidate = Candidate(generation=lease.generation, index=lease.index, loss=self.space.decode(lease.action))
+        assert lease.loss is not None
+        candidate = Candidate(generation=lease.generation, index=lease.index, loss=lease.loss, order=self.order)
         began = time.perf_counter()
         try:
             result = self.trainer.run(candidate, self._weights(lease), progress=Progress(self))
@@ -179,22 +179,13 @@ def with_threads(search: SearchConfig) -> Any:
     return replace(search.trainer, num_threads=max(search.trainer.num_threads, int(search.cpus_per_worker)))
 
 
-def as_report(result: CandidateResult, trainer: str) -> Report:
-    """A result as it goes to the controller: without the weights."""
-    return Report(
-        generation=result.generation, index=result.index, reward=result.reward, reward_se=result.reward_se,
-        replicates=result.replicates, diverged=result.diverged, reason=result.reason, metrics=result.metrics,
-        num_images=result.num_images, train_s=result.train_s, validate_s=result.validate_s, trainer=trainer,
-    )  # fmt: skip
-
-
 def _row(report: Report, candidate: Candidate, took_s: float) -> dict[str, Any]:
     """The candidate as a Tune result: flat numbers, which its loggers turn into CSV, JSON and TensorBoard scalars."""
     margins = candidate.loss.margins
     return {
         "generation": report.generation, "candidate": report.index, "reward": report.reward,
-        "reward_se": report.reward_se, "diverged": report.diverged, "margin_mean": sum(margins) / len(margins),
-        **({f"margin_{j}": m for j, m in enumerate(margins)} if len(margins) > 1 else {}),
+        "reward_se": report.reward_se, "diverged": report.diverged,
+        **({"margin_mean": sum(margins) / len(margins)} if margins else {}), **candidate.loss.parameters(),
         "images_per_s": report.num_images / max(report.train_s, 1e-9), "train_s": report.train_s,
         "validate_s": report.validate_s, "overhead_s": took_s - report.train_s - report.validate_s, **report.metrics,
     }  # fmt: skip

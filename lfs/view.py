@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -20,6 +20,24 @@ def margins_text(margins: Sequence[float]) -> str:
     if len(margins) <= 3:
         return " ".join(f"{m:.3f}" for m in margins)
     return f"{margins[0]:.2f} … {margins[len(margins) // 2]:.2f} … {margins[-1]:.2f}"
+
+
+def parameters_text(parameters: Mapping[str, float]) -> str:
+    """A loss for a reader: its margins if it has nothing else, or its first parameters by name."""
+    if all(name.startswith("margin") for name in parameters):
+        return margins_text(list(parameters.values()))
+    shown = [f"{name} {value:.3g}" for name, value in list(parameters.items())[:4]]
+    return ", ".join(shown) + (" …" if len(parameters) > 4 else "")
+
+
+def policy_text(of: dict[str, Any]) -> str:
+    """Mean and spread of the losses that a policy samples."""
+    names = of["parameter_names"]
+    if all(name.startswith("margin") for name in names):
+        return f"{margins_text(of['policy_mean'])} ± {margins_text(of['policy_std'])}"
+    pairs = zip(names, of["policy_mean"], of["policy_std"], strict=True)
+    shown = [f"{name} {mean:.3g} ± {std:.2g}" for name, mean, std in list(pairs)[:4]]
+    return ", ".join(shown) + (" …" if len(names) > 4 else "")
 
 
 def reward_text(value: float | None, se: float | None = None) -> str:
@@ -40,40 +58,59 @@ def duration_text(seconds: float | None) -> str:
 
 def generation_line(summary: dict[str, Any], status: dict[str, Any]) -> str:
     """One closed generation as a plain line."""
-    policy = f"{margins_text(summary['policy_mean'])} ± {margins_text(summary['policy_std'])}"
     kind = " (warm-up)" if summary["warmup"] else ""
     lost = f", {summary['diverged']} diverged" if summary["diverged"] else ""
+    lost += f", {summary['rejected']} rejected" if summary["rejected"] else ""
     left = f", {duration_text(status['eta_s'])} left" if status["eta_s"] is not None else ""
     best = reward_text(summary["best_reward"], summary["best_reward_se"])
+    head = f"generation {summary['generation'] + 1}/{status['generations']}"
+    rate = f"{summary['images_per_s']:,.0f} images/s{left}"
+    if summary["mode"] == "fixed":
+        return f"{head}: reward {best}, training loss {summary['train_loss']:.3f}, {rate}"
+    won = parameters_text(summary["winner_parameters"])
+    what = "margin" if summary["winner_margins"] else "loss"
     return (
-        f"generation {summary['generation'] + 1}/{status['generations']}{kind}: "
-        f"best {best}, mean {summary['mean_reward']:.4f}{lost}, "
-        f"winner's margin {margins_text(summary['winner_margins'])}, policy {policy}, "
-        f"{summary['images_per_s']:,.0f} images/s{left}"
+        f"{head}{kind}: best {best}, mean {summary['mean_reward']:.4f}{lost}, "
+        f"winner's {what} {won}, policy {policy_text(summary)}, {rate}"
     )
 
 
 def summary_table(summaries: Sequence[dict[str, Any]]) -> Table:
     """Generations as a table."""
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for title in ("generation", "best reward", "mean", "winner", "winner's margin", "policy margin"):
-        table.add_column(title, justify="left" if "margin" in title else "right", no_wrap=True)
+    if summaries and summaries[0]["mode"] == "fixed":
+        for title in ("generation", "reward", "training loss"):
+            table.add_column(title, justify="right", no_wrap=True)
+        for s in summaries:
+            reward = reward_text(s["best_reward"], s["best_reward_se"])
+            table.add_row(f"{s['generation'] + 1}", reward, f"{s['train_loss']:.3f}")
+        return table
+    what = "margin" if not summaries or summaries[0]["winner_margins"] else "loss"
+    for title in ("generation", "best reward", "mean", "winner", f"winner's {what}", f"policy {what}"):
+        table.add_column(title, justify="left" if what in title else "right", no_wrap=True)
     for s in summaries:
-        policy = f"{margins_text(s['policy_mean'])} ± {margins_text(s['policy_std'])}"
         number = f"{s['generation'] + 1}" + ("w" if s["warmup"] else "")
         best = reward_text(s["best_reward"], s["best_reward_se"])
-        table.add_row(
-            number, best, f"{s['mean_reward']:.4f}", str(s["winner"]), margins_text(s["winner_margins"]), policy
-        )
+        won = parameters_text(s["winner_parameters"])
+        table.add_row(number, best, f"{s['mean_reward']:.4f}", str(s["winner"]), won, policy_text(s))
     return table
 
 
-def test_line(metrics: dict[str, float]) -> str:
-    """The final model's test scores in one line."""
-    fars = [key for key in metrics if key.startswith("tar@far=") and not key.endswith("_se")]
-    tars = ", ".join(f"TAR@FAR={float(k[8:]):g} {reward_text(metrics[k], metrics.get(k + '_se'))}" for k in fars)
-    accuracy = reward_text(metrics["accuracy"], metrics["accuracy_se"])
-    return f"test accuracy {accuracy}, AUC {reward_text(metrics['auc'])}, {tars}"
+def score_lines(metrics: dict[str, float]) -> list[str]:
+    """The final model's test scores, a line for each set and for listed and all pairs."""
+    lines: dict[str, list[str]] = {}
+    for name, value in metrics.items():
+        place, _, metric = name.rpartition("/")
+        short = metric.removeprefix("all:")
+        if short.endswith("_se") or short == "threshold":
+            continue
+        title = ", ".join(["test", *([place] if place else []), *(["all pairs"] if short != metric else [])])
+        label = f"TAR@FAR={float(short[8:]):g}" if short.startswith("tar@far=") else METRIC_TITLES.get(short, short)
+        lines.setdefault(title, []).append(f"{label} {reward_text(value, metrics.get(f'{name}_se'))}")
+    return [f"{title}: {', '.join(scores)}" for title, scores in lines.items()]
+
+
+METRIC_TITLES = {"auc": "AUC", "d_prime": "d'"}
 
 
 class View:
@@ -85,10 +122,19 @@ class View:
         self.errors = errors or Console(stderr=True, highlight=False, soft_wrap=True)
         self.live: Live | None = None
         self.shown = 0
+        self._blind = False
+
+    def _shown(self, show: Callable[[], None]) -> None:
+        """Show something; where nobody reads any more (a closed pipe, a full disk), work goes on unseen."""
+        if not self._blind:
+            try:
+                show()
+            except (OSError, SystemExit):  # rich leaves with SystemExit when its pipe is closed
+                self._blind = True
 
     def say(self, line: str) -> None:
         """One line for the record."""
-        self.console.print(line, markup=False)
+        self._shown(lambda: self.console.print(line, markup=False))
 
     def warn(self, line: str) -> None:
         """One line that asks for attention, on the error stream."""
@@ -111,7 +157,8 @@ class View:
     def update(self, status: dict[str, Any]) -> None:
         """Show the latest status; in a pipe, only generations that have closed since."""
         if self.live:
-            self.live.update(live_view(status))
+            live = self.live
+            self._shown(lambda: live.update(live_view(status)))
             return
         for summary in status["summaries"][self.shown :]:
             self.say(generation_line(summary, status))
@@ -126,10 +173,12 @@ class View:
     def finish(self, run: str, status: dict[str, Any]) -> None:
         """The result: generations, test scores, and where to look further."""
         self.say("")
-        self.console.print(summary_table(status["summaries"]))
+        self._shown(lambda: self.console.print(summary_table(status["summaries"])))
         self.say("")
-        if status["test"]:
-            self.say(f"{test_line(status['test'])}  ({status['num_images']:,} training images in all)")
+        for line in score_lines(status["test"] or {}):
+            self.say(line)
+        self.say(f"{status['num_images']:,} training images in all")
+        self.say("")
         self.say(f"generations   python -m lfs.results {run}")
         self.say(f"candidates    python -m lfs.results {run} --candidates")
         self.say(f"TensorBoard   tensorboard --logdir {run}")
@@ -164,12 +213,15 @@ class _Bar:
 
 def live_view(status: dict[str, Any]) -> RenderableType:
     """The state of a search as one screen."""
-    policy = f"policy margin {margins_text(status['policy_mean'])} ± {margins_text(status['policy_std'])}"
+    what = "margin" if all(name.startswith("margin") for name in status["parameter_names"]) else "loss"
+    policy = "" if status["mode"] == "fixed" else f"policy {what} {policy_text(status)}"
     best = f"best reward {reward_text(status['best'])}"
     left = duration_text(status["eta_s"])
-    rate = f"{status['images_per_s']:,.0f} images/s   {status['trainers']} trainers   {left} left"
+    trainers = "" if status["mode"] == "fixed" else f"{status['trainers']} trainers   "
+    rate = f"{status['images_per_s']:,.0f} images/s   {trainers}{left} left"
+    rate += f"   {status['rejected']} draws rejected" if status["rejected"] else ""
     number = min(status["generation"] + 1, status["generations"])
-    warm = " (warm-up)" if status["generation"] < status["warmup_generations"] else ""
+    warm = " (warm-up)" if status["mode"] != "fixed" and status["generation"] < status["warmup_generations"] else ""
     head = Text(f"generation {number}/{status['generations']}{warm}   {best}   {policy}", style="bold")
     parts: list[RenderableType] = [head, Text(rate, style="dim")]
     parts.append(Text("testing the final model ...") if status["testing"] else candidate_table(status["candidates"]))
@@ -181,7 +233,8 @@ def live_view(status: dict[str, Any]) -> RenderableType:
 def candidate_table(candidates: Sequence[dict[str, Any]]) -> Table:
     """The running generation's candidates."""
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for title in ("candidate", "state", "reward", "margin"):
+    what = "margin" if all(c["margins"] for c in candidates) else "loss"
+    for title in ("candidate", "state", "reward", what):
         table.add_column(title, no_wrap=True, justify="right" if title == "candidate" else "left")
     for c in candidates[:MAX_ROWS]:
         state = c["state"]
@@ -192,7 +245,7 @@ def candidate_table(candidates: Sequence[dict[str, Any]]) -> Table:
             str(c["index"]),
             Text(f"{state:13}", style=style),
             reward_text(c["reward"], c["reward_se"]),
-            margins_text(c["margins"]),
+            parameters_text(c["parameters"]),
         )
     if len(candidates) > MAX_ROWS:
         table.add_row("...", f"and {len(candidates) - MAX_ROWS} more", "", "")

@@ -7,7 +7,7 @@ In the paper's symbols (Wang et al. 2020, Sec. 3.3): actions `x_i ~ N(mu, sigma^
 with advantages in place of raw rewards and one Adam step of rate eta in place of the plain one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from search_space.config import PolicyConfig
+from search_space.errors import UserError
 
 Array = npt.NDArray[np.float64]
 
@@ -22,6 +23,9 @@ _ARRAYS = ("mean", "std", "low", "high", "adam_m", "adam_v")
 
 ACTION_STREAM = 0x61637469
 """Keeps the draws of actions apart from everything else that is keyed by the same seed."""
+
+MAX_ATTEMPTS = 1000
+"""Draws for one candidate, all unusable, after which the policy counts as lost."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -85,21 +89,63 @@ class PolicyState:
         return cls(**arrays, step=values["step"])
 
 
-def ask(state: PolicyState, n: int, *, seed: int, generation: int) -> Array:
-    """Sample the actions of one generation.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Asked:
+    """The actions of one generation, and what it took to find them."""
+
+    actions: Array
+    """[n, dim]."""
+
+    rejected: int
+    """Unusable draws that were thrown away."""
+
+
+def ask(
+    state: PolicyState, n: int, *, seed: int, generation: int, usable: Callable[[Array], bool] | None = None
+) -> Array:
+    """Sample the actions of one generation: those of `ask_usable`, [n, dim] float64."""
+    return ask_usable(state, n, seed=seed, generation=generation, usable=usable).actions
+
+
+def ask_usable(
+    state: PolicyState, n: int, *, seed: int, generation: int, usable: Callable[[Array], bool] | None = None
+) -> Asked:
+    """Sample the actions of one generation, drawing anew while a draw is not usable.
+
+    The policy is then a Gaussian truncated to the usable actions, `q = N / Z(mu)` there, and `d/dmu log q` is `score`
+    minus `d/dmu log Z`. That term is the same for every candidate: weighted with advantages that sum to 0 it drops out
+    of the policy gradient, so `tell` needs neither Z nor the number of rejected draws.
 
     Args:
-        n: candidates; candidate `i` is keyed by (seed, generation, i) alone, so it is the same for every `n`.
+        n: candidates; attempt `k` of candidate `i` is keyed by (seed, generation, i, k) alone, so a candidate is the
+            same for every `n`, and the same as without `usable` if its first draw is usable.
         seed: seed of the search, >= 0.
         generation: counted from 0.
-    Returns:
-        [n, dim] float64.
+        usable: whether an action [dim] may be trained; pure. None: all may.
+    Raises:
+        UserError: `MAX_ATTEMPTS` draws for one candidate were all unusable.
     """
     [dim] = state.mean.shape
-    keys = (np.random.SeedSequence([seed, ACTION_STREAM, generation, i]) for i in range(n))
-    normals = [np.random.Generator(np.random.Philox(key)).standard_normal(dim) for key in keys]
-    actions: Array = state.mean + state.std * np.reshape(normals, (n, dim))
-    return actions
+    actions, rejected = np.empty((n, dim)), 0
+    for i in range(n):
+        for attempt in range(MAX_ATTEMPTS):
+            actions[i] = _draw(state, [seed, ACTION_STREAM, generation, i], attempt)
+            if usable is None or usable(actions[i].copy()):
+                break
+            rejected += 1
+        else:
+            raise UserError(
+                f"a policy must give a usable loss within {MAX_ATTEMPTS} draws, got none for candidate {i} of "
+                f"generation {generation + 1}: set a smaller space std, or start the search nearer to usable losses"
+            )
+    return Asked(actions=actions, rejected=rejected)
+
+
+def _draw(state: PolicyState, key: list[int], attempt: int) -> Array:
+    sequence = np.random.SeedSequence(key, spawn_key=(attempt,) if attempt else ())
+    normals = np.random.Generator(np.random.Philox(sequence)).standard_normal(len(state.mean))
+    action: Array = state.mean + state.std * normals
+    return action
 
 
 def score(state: PolicyState, actions: Array) -> Array:

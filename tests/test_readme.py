@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from lfs import results, search
+from lfs import compare, reliability, results, search, train
 from lfs.options import RECIPES, Parser
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PARSERS = {"lfs.search": search.parser, "lfs.results": results.parser}
+PARSERS = {
+    "lfs.search": search.parser, "lfs.results": results.parser, "lfs.train": train.parser,
+    "lfs.compare": compare.parser, "lfs.reliability": reliability.parser,
+}  # fmt: skip
 COMMANDS = sorted(set(re.findall(r"python -m (lfs\.\w+[^\n`#|&]*)", README + (ROOT / "cluster/README.md").read_text())))
 
 

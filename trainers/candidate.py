@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from search_space.spaces import LossParameters
+from search_space.loss import Loss
 
 Weights = dict[str, npt.NDArray[np.generic]]
-"""A model by name: `backbone.*` and `head.*` parameters and buffers, `momentum.*` buffers of SGD; arrays, which an
-object store hands on without copying."""
+"""A model by name: `backbone.*` and `head.*` parameters and buffers, `momentum.*` buffers of SGD, `loss.*` state of a
+loss that has any, `average.*` mean of the backbone over the last steps if one is taken; arrays, which an object store
+hands on without copying."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,8 +23,11 @@ class Candidate:
     index: int
     """Place in its generation; decides nothing about the training, which depends on the loss alone."""
 
-    loss: LossParameters
+    loss: Loss
     """The loss to train with."""
+
+    order: int = 0
+    """Which order (and flips) of the pictures: 0 is that of every search; others are other draws of the same luck."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,34 +1,65 @@
 """What a trainer needs to know, one frozen dataclass per component; checked when made."""
 
 import math
-import re
 from dataclasses import dataclass, field
+from pathlib import PurePath
 
 from search_space.errors import require
+from trainers.metrics import Metric
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairsConfig:
-    """Verification pairs and the pictures that they name."""
+    """Verification sets: pictures, and listed pairs of them, labels of them, or both. Several sets count alike."""
 
-    lmdb: str = ""
-    """LMDB (folder or single file) with the pictures."""
+    lmdb: tuple[str, ...] = ()
+    """LMDBs (folder or single file) with the pictures, one per set."""
 
-    pairs: str = ""
-    """Text file, `key1 key2 1|0` per line, folds in file order."""
+    pairs: tuple[str, ...] = ()
+    """Text files, one per set: `key1 key2 1|0` per line, folds in file order. Empty: no listed pairs."""
+
+    labels: tuple[str, ...] = ()
+    """List files, one per set: `key label` per line, for metrics on all pairs (`all:`). With `pairs` too, the people of
+    a set are those in the pairs of its folds; without, all people of the list. Empty: listed pairs only."""
 
     num_folds: int = 10
-    """Equal folds that the whole file is cut into."""
+    """Equal folds that the whole pairs file is cut into."""
 
     folds: tuple[int, ...] = ()
     """Folds to use, counted from 0; empty: all."""
 
+    max_per_identity: int = 0
+    """Labelled pictures of one person at most, the first ones of the list; 0: all."""
+
+    max_impostors: int = 0
+    """Impostor pairs among all pairs at most, a sample that is always the same; 0: all."""
+
     def __post_init__(self) -> None:
+        for name in ("lmdb", "pairs", "labels"):
+            require(not isinstance(getattr(self, name), str), f"{name} must be a tuple of paths", getattr(self, name))
+        for name in ("pairs", "labels") if self.lmdb else ():
+            files = getattr(self, name)
+            law = f"{name} must be empty or name one file per lmdb ({len(self.lmdb)})"
+            require(not files or len(files) == len(self.lmdb), law, files)
+        law = "the file names of several sets must differ in lmdb, pairs or labels: sets are named by them"
+        require(len(self.names) == len(self.lmdb), law, (self.lmdb, self.pairs, self.labels))
         require(self.num_folds >= 2, "num_folds must be at least 2", self.num_folds)
         good = all(0 <= f < self.num_folds for f in self.folds) and len(set(self.folds)) == len(self.folds)
         require(good, f"folds must be distinct and in 0..{self.num_folds - 1}", self.folds)
         law = "folds must be empty (all) or name at least 2: thresholds come from the others"
         require(len(self.folds) != 1, law, self.folds)
+        limit = self.max_per_identity
+        require(limit == 0 or limit >= 2, "max_per_identity must be 0 (all) or at least 2", limit)
+        require(self.max_impostors >= 0, "max_impostors must be >= 0", self.max_impostors)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Name of each set: the stem of its LMDB, or of its pairs or labels file where those tell the sets apart."""
+        for files in (self.lmdb, self.pairs, self.labels):
+            stems = tuple(PurePath(file).stem for file in files)
+            if len(set(stems)) == len(self.lmdb):
+                return stems
+        return ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +76,10 @@ class DataConfig:
     """List files, one per LMDB: `key label` per line."""
 
     reward: PairsConfig = field(default_factory=PairsConfig)
-    """Pairs whose score is the reward. Never the people of the test."""
+    """Sets whose score is the reward, its mean over several. Never the people of the test."""
 
     test: PairsConfig = field(default_factory=PairsConfig)
-    """Pairs that only the final model is tested on."""
+    """Sets that only the final model is tested on."""
 
     input_size: int = 112
     """Side of the square network input, pixels."""
@@ -110,6 +141,10 @@ class TrainerConfig:
     generation_unit: str = "epochs"
     """`epochs` or `steps`."""
 
+    average: float = 0.0
+    """Share of a generation, at its end, over whose steps the backbone's weights are averaged into the model that is
+    validated and tested; training goes on from the weights themselves. 0: these are validated."""
+
     inherit_momentum: bool = True
     """The next generation inherits the winner's momentum buffers, not only its weights."""
 
@@ -133,6 +168,7 @@ class TrainerConfig:
         )
         whole = self.generation_unit == "epochs" or float(self.generation_length).is_integer()
         require(whole, "generation_length in steps must be a whole number", self.generation_length)
+        require(0 <= self.average <= 1, "average must be in [0, 1]", self.average)
         require(self.amp in ("auto", "off", "bf16", "fp16"), "amp must be one of auto, off, bf16, fp16", self.amp)
         for name in ("embedding_dim", "batch_size", "num_threads"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1", getattr(self, name))
@@ -146,15 +182,13 @@ class TrainerConfig:
         require(rising, "milestones must rise and be > 0", self.milestones)
 
 
-METRIC = re.compile(r"accuracy|auc|tar@far=([0-9.]+(?:e-?[0-9]+)?)")
-
-
 @dataclass(frozen=True, kw_only=True)
 class RewardConfig:
-    """How good a model is: one number on the reward pairs, higher is better."""
+    """How good a model is: one number on the reward sets, higher is better."""
 
     metric: str = "tar@far=1e-2"
-    """`accuracy` (ten-fold), `auc`, or `tar@far=F` with 0 < F < 1."""
+    """On listed pairs `accuracy` (over folds), `auc`, `d_prime`, or `tar@far=F` with 0 < F < 1; with `all:` in front on
+    all pairs of the labelled pictures, where `all:accuracy` is balanced (mean of both kinds) at its best threshold."""
 
     flip_average: bool = False
     """Embed each picture and its mirror image and add the two."""
@@ -162,13 +196,16 @@ class RewardConfig:
     num_bootstrap: int = 200
     """Resamples behind the standard errors; the same resamples for every candidate, so differences are paired."""
 
-    test_fars: tuple[float, ...] = (1e-1, 1e-2, 1e-3)
-    """False-accept rates at which TAR of the final model is given."""
+    record: tuple[str, ...] = ()
+    """Metrics of every candidate, beside its reward; empty: those test metrics that are on listed pairs."""
+
+    test_metrics: tuple[str, ...] = ()
+    """Metrics of the final model. Empty: whatever the data can give of accuracy, auc, d_prime, tar at 0.1 0.01 0.001,
+    and on all pairs auc, d_prime, tar at 1e-3 1e-4 1e-5."""
 
     def __post_init__(self) -> None:
-        match = METRIC.fullmatch(self.metric)
-        require(match is not None, "metric must be `accuracy`, `auc` or `tar@far=F`", self.metric)
-        if match and match[1]:
-            require(0 < float(match[1]) < 1, "the far in metric must be in (0, 1)", self.metric)
+        Metric.parse(self.metric)
+        for setting in ("record", "test_metrics"):
+            for name in getattr(self, setting):
+                Metric.parse(name, setting)
         require(self.num_bootstrap >= 2, "num_bootstrap must be at least 2", self.num_bootstrap)
-        require(all(0 < f < 1 for f in self.test_fars), "test_fars must be in (0, 1)", self.test_fars)

@@ -8,7 +8,7 @@ from trainers.backbones.initialise import HEAD_PURPOSE, keyed_generator
 
 
 class CosineHead(nn.Module):
-    """Cosine of each embedding with one learned direction per class.
+    """Cosine (or inner product) of each embedding with one learned weight vector per class.
 
     Args:
         embedding_dim: length of the embeddings.
@@ -21,14 +21,16 @@ class CosineHead(nn.Module):
         weight = torch.empty(num_classes, embedding_dim, device="cpu")
         self.weight = nn.Parameter(weight.normal_(0.0, 0.01, generator=keyed_generator(seed, HEAD_PURPOSE)))
 
-    def forward(self, embedding: Tensor) -> Tensor:
-        """Cosines.
+    def forward(self, embedding: Tensor, *, normalise_embedding: bool = True, normalise_weight: bool = True) -> Tensor:
+        """Cosines; inner products without either normalisation.
 
         Args:
             embedding: [batch, embedding_dim], of any floating type, not normalised.
         Returns:
-            [batch, num_classes] float32 in [-1, 1] up to rounding. Never under autocast: at s = 64 the 8 bits of
-            bfloat16 would be an error of a quarter in a logit.
+            [batch, num_classes] float32, cosines in [-1, 1] up to rounding. Never under autocast: at s = 64 the 8 bits
+            of bfloat16 would be an error of a quarter in a logit.
         """
         with torch.autocast(embedding.device.type, enabled=False):
-            return F.linear(F.normalize(embedding.float()), F.normalize(self.weight.float()))
+            x, weight = embedding.float(), self.weight.float()
+            x = F.normalize(x) if normalise_embedding else x
+            return F.linear(x, F.normalize(weight) if normalise_weight else weight)

@@ -2,9 +2,10 @@
 
 import math
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -12,23 +13,25 @@ import torch
 from torch import Tensor, nn
 
 from search_space.errors import UserError
-from search_space.spaces import LossParameters
+from search_space.loss import Loss, LossContext
+from trainers.average import RunningMean
 from trainers.backbones import build_backbone
 from trainers.candidate import Candidate, CandidateResult, Weights
-from trainers.config import DataConfig, PairsConfig, RewardConfig, TrainerConfig
+from trainers.config import DataConfig, RewardConfig, TrainerConfig
 from trainers.data.decode import normalise
-from trainers.data.sets import PairSet, TrainingSet
+from trainers.data.sets import TrainingSet
 from trainers.heads import CosineHead
+from trainers.metrics import Metric
 from trainers.numerics import numerics
 from trainers.schedule import first_step, generation_steps, learning_rate
-from trainers.verification import cosine_scores, evaluate_metric, verification_report
+from trainers.validation import Embeddings, EmbeddingsNotFiniteError, Validation
+from trainers.verification import Score
 
 Progress = Callable[[int, int], None]
+BatchLoss = Callable[[Tensor, Tensor], Tensor]
 
 GPU_CHECK_STEPS = 50
 """Steps between two looks at the losses on a GPU: each look waits for the GPU."""
-
-VALIDATION_BATCH = 128
 
 
 class CandidateTrainer:
@@ -39,13 +42,13 @@ class CandidateTrainer:
 
     Example, two generations of two candidates each, the second from the winner of the first:
 
-        pairs = PairsConfig(lmdb="pairs.lmdb", pairs="pairs.txt")
+        pairs = PairsConfig(lmdb=("pairs.lmdb",), pairs=("pairs.txt",))
         data = DataConfig(train=("train.lmdb",), train_list=("train.txt",), reward=pairs, test=pairs, input_size=32)
         config = TrainerConfig(backbone="small", embedding_dim=32, batch_size=16)
         trainer = CandidateTrainer(config, data, RewardConfig(metric="auc"), seed=0)
         weights = trainer.initial_weights()
         for generation in range(2):
-            losses = [LossParameters(scale=32.0, shift=(32.0 * margin,)) for margin in (0.0, 0.2)]
+            losses = [make_loss(LossConfig(name="am", margin=margin), scale=32.0) for margin in (0.0, 0.2)]
             candidates = [Candidate(generation=generation, index=i, loss=loss) for i, loss in enumerate(losses)]
             winner = max((trainer.run(candidate, weights) for candidate in candidates), key=lambda r: r.reward)
             weights = winner.weights
@@ -53,8 +56,8 @@ class CandidateTrainer:
 
     Args:
         trainer: the network and how to train it.
-        data: training pictures, reward pairs and (only for `test`) test pairs, all named.
-        reward: what to measure on the pairs.
+        data: training pictures, reward sets and (only for `test`) test sets, all named.
+        reward: what to measure on the sets.
         seed: of the initial weights, the order of the pictures and their flips.
         device: as torch names it; None: the GPU if there is one, else the CPU.
     Raises:
@@ -71,8 +74,7 @@ class CandidateTrainer:
         self.device = _device(device)
         self._training = self._training_set()
         self._steps_per_epoch = self._training.num_batches(trainer.batch_size)
-        self._reward_pairs = self._pair_set("reward", data.reward)
-        self._test_pairs: PairSet | None = None
+        self._validations = {"reward": Validation("reward", data, reward)}
         self._autocast = _autocast_dtype(trainer.amp, self.device)
         self._model = self._build().to(self.device)
         if trainer.channels_last:
@@ -112,8 +114,11 @@ class CandidateTrainer:
         started = time.perf_counter()
         with numerics(self.config):
             self._load_all(self.initial_weights() if base is None else base)
-            losses = self._train(candidate, progress)
-            weights = self._weights()
+            state, average = self._loss_state(candidate.loss, base or {}), self._average()
+            losses = self._train(candidate, state, average, progress)
+            weights = self._weights() | _copies({f"loss.{name}": tensor for name, tensor in state.items()})
+            weights |= _copies({f"average.{name}": tensor for name, tensor in average.means.items()})
+            average.take_over()
             reason = _loss_fault(losses) or _weight_fault(weights)
             trained = time.perf_counter()
             result = self._diverged(candidate, reason) if reason else self._validated(candidate, weights, losses)
@@ -125,29 +130,51 @@ class CandidateTrainer:
         )
 
     def test(self, weights: Weights) -> dict[str, float]:
-        """Verification report of `weights` on the test pairs: accuracy, AUC and TAR at `test_fars`, with errors.
+        """Verification report of `weights` on the test sets: the test metrics, `NAME` and `NAME_se` each.
 
         Raises:
-            UserError: no test pairs are configured, or `weights` are of another network or not finite.
+            UserError: no test sets are configured, or `weights` are of another network or not finite.
         """
-        if self._test_pairs is None:
-            self._test_pairs = self._pair_set("test", self.data.test)
+        sets = self._validation("test")
+        metrics = sets.test_metrics
         with numerics(self.config):
-            _load(weights, {name: slot for name, slot in self._slots.items() if name.startswith("backbone.")})
-            embeddings = self._embed(self._test_pairs)
-        if not np.isfinite(embeddings).all():
-            raise UserError("weights to test must give finite embeddings, got others; use weights that did not diverge")
-        return self._report(self._test_pairs, cosine_scores(embeddings, self._test_pairs.left, self._test_pairs.right))
+            return sets.report(self._embed(weights, sets, metrics), metrics)
+
+    def validate(self, weights: Weights, metrics: Sequence[str], which: str = "reward") -> dict[str, Score]:
+        """Any metrics of `weights`, all of one pass over the pictures, as the reward is measured.
+
+        Args:
+            metrics: as `RewardConfig.metric` spells them; the keys of the result.
+            which: on the `reward` or the `test` sets.
+        Raises:
+            UserError: as `test`, or a metric that the sets cannot give.
+        """
+        sets = self._validation(which)
+        asked = sets.metrics(metrics)
+        with numerics(self.config):
+            return dict(zip(metrics, sets.scores(self._embed(weights, sets, asked), asked), strict=True))
+
+    def _validation(self, which: str) -> Validation:
+        """The sets of a purpose, made when first asked for."""
+        if which not in self._validations:
+            self._validations[which] = Validation(which, self.data, self.reward)
+        return self._validations[which]
+
+    def _embed(self, weights: Weights, sets: Validation, metrics: Sequence[Metric]) -> list[Embeddings]:
+        backbone = {name: slot for name, slot in self._slots.items() if name.startswith("backbone.")}
+        _load(
+            weights | {name: weights[f"average.{name}"] for name in backbone if f"average.{name}" in weights}, backbone
+        )
+        try:
+            return sets.embed(self._embedding, metrics)
+        except EmbeddingsNotFiniteError:
+            message = "weights to test must give finite embeddings, got others; use weights that did not diverge"
+            raise UserError(message) from None
 
     def _training_set(self) -> TrainingSet:
         if not self.data.train:
             raise UserError("a trainer needs training pictures, got an empty `train`: name an LMDB and its list file")
         return TrainingSet.from_config(self.data)
-
-    def _pair_set(self, name: str, config: PairsConfig) -> PairSet:
-        if not (config.lmdb and config.pairs):
-            raise UserError(f"{name} pairs need an LMDB and a pairs file, got {config.lmdb!r} and {config.pairs!r}")
-        return PairSet(config, self.data.root, self.data.input_size, self.data.cache_bytes)
 
     def _build(self) -> nn.ModuleDict:
         dim = self.config.embedding_dim
@@ -166,9 +193,31 @@ class CandidateTrainer:
     def _weights(self) -> Weights:
         return _copies(self._slots) | (_copies(self._momentum) if self.config.inherit_momentum else {})
 
-    def _train(self, candidate: Candidate, progress: Progress | None) -> npt.NDArray[np.float32]:
+    def _loss_state(self, loss: Loss, base: Weights) -> dict[str, Tensor]:
+        """Live state of a loss: inherited where `base` has it in the same shape, else as it is at the start."""
+        state = {name: tensor.to(self.device, copy=True) for name, tensor in loss.initial_state().items()}
+        for name, tensor in state.items():
+            array = base.get(f"loss.{name}")
+            if array is not None and array.shape == tuple(tensor.shape):
+                tensor.copy_(torch.from_numpy(np.array(array)))
+        return state
+
+    def _average(self) -> RunningMean:
+        """The mean of the backbone's weights over the last steps of a generation, still empty."""
+        backbone = {n: t for n, t in self._slots.items() if n.startswith("backbone.") and t.is_floating_point()}
+        steps = self.generation_steps
+        return RunningMean(
+            backbone if self.config.average else {}, first_step=steps - max(1, round(self.config.average * steps))
+        )
+
+    def _train(
+        self, candidate: Candidate, state: dict[str, Tensor], average: RunningMean, progress: Progress | None
+    ) -> npt.NDArray[np.float32]:
         """Train for one generation, or until a loss is not finite.
 
+        Args:
+            state: live state of the loss.
+            average: told of each step.
         Returns:
             [steps done] loss of each step; one that is not finite can only be among the last few.
         """
@@ -181,31 +230,50 @@ class CandidateTrainer:
             self.device.type, init_scale=1024.0, growth_interval=100, enabled=self._autocast is torch.float16
         )
         look = GPU_CHECK_STEPS if self.device.type == "cuda" else 1
+        seed = _order_seed(self.seed, candidate.order)
         self._model.train()
-        with closing(self._batches(start, steps)) as batches:
+        with closing(self._batches(start, steps, seed)) as batches:
             for done, (images, target) in enumerate(batches, start=1):
-                self._set_rate(learning_rate(start + done - 1, self.config, self._steps_per_epoch))
-                losses[done - 1] = self._step(images, target, candidate.loss, scaler)
+                step = start + done - 1
+                self._set_rate(learning_rate(step, self.config, self._steps_per_epoch))
+                loss_of = self._loss_of(candidate.loss, state, step, seed)
+                losses[done - 1] = self._step(images, target, loss_of, scaler)
+                average.add(done)
                 if progress:
                     progress(done, steps)
                 if done % look == 0 and not math.isfinite(losses[done - look : done].sum().item()):
                     break
         return losses[:done].cpu().numpy()
 
-    def _batches(self, start: int, steps: int) -> Generator[tuple[Tensor, Tensor], None, None]:
+    def _batches(self, start: int, steps: int, seed: int) -> Generator[tuple[Tensor, Tensor], None, None]:
         """Batches that every candidate of the generation sees; to be closed, so that no thread decodes on."""
         size, threads = self.config.batch_size, self.data.decode_threads
-        yield from self._training.batches(start, steps, size, self.seed, flip=self.data.flip, decode_threads=threads)
+        yield from self._training.batches(start, steps, size, seed, flip=self.data.flip, decode_threads=threads)
 
     def _set_rate(self, rate: float) -> None:
         for group in self._optimizer.param_groups:
             group["lr"] = rate
 
-    def _step(self, images: Tensor, target: Tensor, loss_of: LossParameters, scaler: torch.amp.GradScaler) -> Tensor:
+    def _loss_of(self, loss: Loss, state: dict[str, Tensor], step: int, seed: int) -> BatchLoss:
+        """The loss of a batch as a function of its embeddings [batch, dim] and target [batch]."""
+        head = cast(CosineHead, self._model["head"])
+
+        def loss_of(embeddings: Tensor, target: Tensor) -> Tensor:
+            products = head(
+                embeddings, normalise_embedding=loss.normalise_embedding, normalise_weight=loss.normalise_weight
+            )  # [batch, classes]
+            if not loss.needs_context:
+                return loss(products, target)
+            norms, class_norms = embeddings.float().norm(dim=1), head.weight.float().norm(dim=1)
+            context = LossContext(norms=norms, class_norms=class_norms, step=step, seed=seed, state=state)
+            return loss(products, target, context)
+
+        return loss_of
+
+    def _step(self, images: Tensor, target: Tensor, loss_of: BatchLoss, scaler: torch.amp.GradScaler) -> Tensor:
         # The last step's input is overwritten: fresh memory would cost as much as the arithmetic.
         self._input = self._to_device(images, self._input)
-        cosines = self._model["head"](self._forward(self._input))  # [batch, classes]
-        loss = loss_of(cosines, target.to(self.device, non_blocking=True))
+        loss = loss_of(self._forward(self._input), target.to(self.device, non_blocking=True))
         self._optimizer.zero_grad(set_to_none=True)
         scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         scaler.step(self._optimizer)
@@ -223,34 +291,32 @@ class CandidateTrainer:
             embeddings: Tensor = self._model["backbone"](pictures)
         return embeddings.float()
 
-    @torch.inference_mode()
-    def _embed(self, pairs: PairSet) -> npt.NDArray[np.float32]:
-        """[keys, dim] embeddings of all pictures of a pair set, not normalised."""
+    def _embedding(self, images: Tensor) -> Tensor:
+        """Embeddings [n, dim] of pictures to verify, not normalised."""
         self._model.eval()
-        parts = []
-        for images in pairs.images(VALIDATION_BATCH):
-            pictures = self._to_device(images)
-            embeddings = self._forward(pictures)
-            if self.reward.flip_average:
-                embeddings += self._forward(pictures.flip(3))
-            parts.append(embeddings)
-        return torch.cat(parts).cpu().numpy()
+        pictures = self._to_device(images)
+        embeddings = self._forward(pictures)
+        if self.reward.flip_average:
+            embeddings += self._forward(pictures.flip(3))
+        return embeddings
 
     def _validated(self, candidate: Candidate, weights: Weights, losses: npt.NDArray[np.float32]) -> CandidateResult:
-        """The result of the model as it stands, scored on the reward pairs."""
-        pairs = self._reward_pairs
-        embeddings = self._embed(pairs)
-        if not np.isfinite(embeddings).all():
+        """The result of the model as it stands: its reward, and more metrics for the record."""
+        sets = self._validations["reward"]
+        [metric], more = sets.metrics([self.reward.metric]), sets.recorded_metrics
+        try:
+            embeddings = sets.embed(self._embedding, [metric, *more])
+        except EmbeddingsNotFiniteError:
             return self._diverged(candidate, "embeddings are not finite after the generation")
-        scores = cosine_scores(embeddings, pairs.left, pairs.right)
-        reward = evaluate_metric(self.reward.metric, scores, pairs.same, pairs.fold, self.reward.num_bootstrap)
+        [reward] = sets.scores(embeddings, [metric])
+        own = {str(metric): reward.value, f"{metric}_se": reward.standard_error}
         return CandidateResult(
             generation=candidate.generation,
             index=candidate.index,
             reward=reward.value,
             reward_se=reward.standard_error,
             replicates=reward.replicates,
-            metrics={"train_loss": float(losses.mean(dtype=np.float64)), **self._report(pairs, scores)},
+            metrics={"train_loss": float(losses.mean(dtype=np.float64)), **own, **sets.report(embeddings, more)},
             weights=weights,
         )
 
@@ -266,8 +332,10 @@ class CandidateTrainer:
             reason=reason,
         )
 
-    def _report(self, pairs: PairSet, scores: npt.NDArray[np.float64]) -> dict[str, float]:
-        return verification_report(scores, pairs.same, pairs.fold, self.reward.test_fars, self.reward.num_bootstrap)
+
+def _order_seed(seed: int, order: int) -> int:
+    """What the order of the pictures, their flips and a loss's own draws are keyed by."""
+    return int(np.random.SeedSequence([seed, order]).generate_state(1, np.uint64)[0] >> 1) if order else seed
 
 
 def _device(name: str | None) -> torch.device:

@@ -24,7 +24,8 @@ TINY = FaceSetSpec(
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A search of seconds on small built-in faces, as a recipe's values."""
     data = ensure_builtin_faces(tmp_path_factory.mktemp("faces"), spec=TINY).data_config()
-    pairs = {name: {"lmdb": p.lmdb, "pairs": p.pairs} for name, p in (("reward", data.reward), ("test", data.test))}
+    sets = (("reward", data.reward), ("test", data.test))
+    pairs = {name: {"lmdb": p.lmdb[0], "pairs": p.pairs[0]} for name, p in sets}
     network = {"backbone": "small", "embedding_dim": 16, "batch_size": 16}
     return {
         "generations": 4, "population_size": 4, "seed": 5,

@@ -6,7 +6,8 @@ from collections.abc import Callable
 import numpy as np
 
 from lfs.config import SearchConfig
-from lfs.generation import GenerationRecord, Lease, Report, Search
+from lfs.generation import Search
+from lfs.messages import GenerationRecord, Lease, Report
 from search_space.config import PolicyConfig, SpaceConfig
 from search_space.spaces import SearchSpace
 

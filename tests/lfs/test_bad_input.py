@@ -188,7 +188,7 @@ def test_a_full_or_read_only_disk(recipe_file: Write, refused: Run, tmp_path: Pa
 def test_resume(recipe_file: Write, refused: Run, tmp_path: Path) -> None:
     assert "is no run: it has no config.yaml" in refused("--resume", str(tmp_path / "nothing"))
     assert "without --config" in refused("--resume", str(tmp_path), "--config", "builtin")
-    (tmp_path / "config.yaml").write_text("format: 1\nconfig: {seed: 1}\n")
+    (tmp_path / "config.yaml").write_text("format: 2\nconfig: {seed: 1}\n")
     message = refused("--resume", str(tmp_path), "--trainer.lr", "0.2")
     assert "--trainer.lr cannot change in a resumed run" in message
     assert "--num-workers" in message
@@ -242,7 +242,7 @@ def test_an_lmdb_folder_serves_as_well_as_a_file(data: dict[str, Any], tmp_path:
     from trainers.config import DataConfig, PairsConfig
     from trainers.data.check import check_data
 
-    pairs = PairsConfig(**data["reward"])
+    pairs = PairsConfig(lmdb=(data["reward"]["lmdb"],), pairs=(data["reward"]["pairs"],))
     config = DataConfig(
         train=(str(tmp_path / "folder.lmdb"),), train_list=tuple(data["train_list"]), reward=pairs, test=pairs
     )

@@ -32,10 +32,11 @@ def test_a_resource_that_is_not_there_is_named() -> None:
 
 
 def test_paths_start_at_the_root_unless_they_are_absolute(tmp_path: Path) -> None:
-    pairs = PairsConfig(lmdb="lfw/lfw.lmdb", pairs="/elsewhere/pairs.txt")
+    pairs = PairsConfig(lmdb=("lfw/lfw.lmdb",), pairs=("/elsewhere/pairs.txt",), labels=("lfw/labels.txt",))
     data = absolute(DataConfig(root=str(tmp_path), train=("a",), train_list=("b",), reward=pairs))
     assert (data.root, data.train, data.train_list) == ("", (f"{tmp_path}/a",), (f"{tmp_path}/b",))
-    assert (data.reward.lmdb, data.reward.pairs) == (f"{tmp_path}/lfw/lfw.lmdb", "/elsewhere/pairs.txt")
+    assert (data.reward.lmdb, data.reward.pairs) == ((f"{tmp_path}/lfw/lfw.lmdb",), ("/elsewhere/pairs.txt",))
+    assert data.reward.labels == (f"{tmp_path}/lfw/labels.txt",)
     assert data.test == PairsConfig()
 
 

@@ -7,9 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lfs.generation import MAX_FAILURES, MAX_LOSSES, GenerationRecord, Search, SearchState
-from search_space.config import PolicyConfig, SpaceConfig
+from lfs.generation import MAX_FAILURES, MAX_LOSSES, Search
+from lfs.messages import GenerationRecord, Report, SearchState
+from search_space.config import LossConfig, PolicyConfig, SpaceConfig
 from search_space.errors import UserError
+from search_space.usable import why_unusable
 from tests.lfs.fakes import OPTIMUM, config, drive, made_report
 
 
@@ -248,3 +250,46 @@ def test_record_rows_hold_what_results_show() -> None:
     assert second.summary["winner_margins"] == second.rows[second.winner]["margins"]
     assert second.rows[0]["a"][0] == pytest.approx(1 - math.exp(32 * second.rows[0]["margins"][0]))
     assert second.state.num_images == 50
+
+
+def test_draws_that_are_no_usable_loss_are_drawn_again_and_counted() -> None:
+    search = Search(config(space=SpaceConfig(name="am_lfs", intercepts="free"), warmup_generations=0))
+    assert all(not why_unusable(search.loss_of(i)) for i in range(len(search.actions)))
+    [record] = drive_losses(search, generations=1)
+    assert record.summary["rejected"] > 0
+    assert record.summary["winner_loss"]["loss"] == "am_lfs"
+    assert set(record.summary["winner_parameters"]) == set(record.summary["parameter_names"])
+
+
+def test_a_space_without_usable_losses_stops_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lfs.generation.why_unusable", lambda loss: "never")
+    search = Search(config(warmup_generations=0))
+    assert search.over
+    assert "std" in search.error
+    assert search.lease("t").kind == "stop"
+
+
+def test_one_loss_trains_one_candidate_and_learns_nothing() -> None:
+    search = Search(config(mode="fixed", loss=LossConfig(name="arc", margin=0.25)))
+    records = drive_losses(search, generations=2)
+    assert [len(record.rows) for record in records] == [1, 1]
+    assert records[1].summary["winner_loss"] == {"loss": "arc", "scale": 32.0, "margin": 0.25}
+    assert records[1].summary["policy_mean"] == []
+    assert not records[0].summary["warmup"]
+
+
+def drive_losses(search: Search, generations: int) -> list[GenerationRecord]:
+    """Close generations with rewards that say nothing."""
+    records = []
+    for _ in range(generations):
+        while not search.ready_to_close:
+            lease = search.lease("t")
+            report = Report(
+                generation=lease.generation, index=lease.index, reward=0.1 * lease.index, reward_se=0.01,
+                replicates=np.zeros(3), diverged=False, reason="", metrics={}, num_images=1,
+                train_s=1.0, validate_s=1.0, trainer="t",
+            )  # fmt: skip
+            search.report(report, lease.index)
+        records.append(search.close())
+        search.advance(records[-1], None)
+    return records

@@ -50,7 +50,7 @@ def test_flags_are_laid_over_the_recipe_over_the_defaults(recipe: typing.Callabl
         ("generations: 2.5\n", "line 1: generations must be a whole number, got 2.5"),
         ("trainer: 3\n", "line 1: trainer must hold `key: value` lines, got 3"),
         ("trainer:\n  lr: 0.1\n  momentum: 2\n", r"recipe.yaml, line 3: momentum must be in \[0, 1\), got 2.0"),
-        ("mode: learn\n", "line 1: mode must be one of search, random, got 'learn'"),
+        ("mode: learn\n", "line 1: mode must be one of search, random, fixed, got 'learn'"),
         ("- 1\n", "line 1: expected `key: value` lines, got list"),
         ("a: [1\n", "recipe.yaml, line 2: not YAML"),
         ("name: a/b\n", "line 1: name must be a plain folder name, got 'a/b'"),

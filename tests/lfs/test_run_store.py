@@ -11,7 +11,9 @@ import numpy as np
 import pyarrow.fs
 import pytest
 
-from lfs.generation import GenerationRecord, Search
+from lfs.config import SearchConfig
+from lfs.generation import Search
+from lfs.messages import GenerationRecord
 from lfs.run_store import RunStore, find_runs
 from search_space.errors import UserError
 from tests.lfs.fakes import config, drive
@@ -193,8 +195,9 @@ def test_a_run_is_never_overwritten(store: RunStore) -> None:
     [
         (None, "is no run: it has no config.yaml"),
         ("[", "config.yaml: not a run's configuration"),
-        ("format: 99\nconfig: {}\n", "config.yaml: run format 99; this version reads format 1"),
-        ("format: 1\nconfig: {seed: x}\n", "config.yaml: seed must be a whole number, got 'x'"),
+        ("format: 99\nconfig: {}\n", "config.yaml: run format 99; this version reads format 2"),
+        ("format: 1\nconfig: {}\n", "run format 1; this version reads format 2: browse it with"),
+        ("format: 2\nconfig: {seed: x}\n", "config.yaml: seed must be a whole number, got 'x'"),
     ],
 )
 def test_a_path_that_is_no_run(tmp_path: Path, text: str | None, message: str) -> None:
@@ -223,3 +226,23 @@ def test_storage_by_uri_is_the_same_store(store: RunStore, records: list[Generat
 def test_a_uri_that_is_none_is_one_line(uri: str) -> None:
     with pytest.raises(UserError, match="not a usable location"):
         RunStore(uri)
+
+
+def test_a_write_that_was_cut_off_does_not_stand_in_the_way(tmp_path: Path) -> None:
+    store = RunStore(str(tmp_path))
+    (tmp_path / "config.yaml.tmp").write_text("seed")
+    store.create(SearchConfig())
+    assert store.load_config() == SearchConfig()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="is there already and is no run"):
+        RunStore(str(tmp_path / "other")).create(SearchConfig())
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"generation": 0}', '{"generation": "x", "test": {}}'])
+def test_a_damaged_result_is_named(tmp_path: Path, text: str) -> None:
+    store = RunStore(str(tmp_path))
+    store.create(SearchConfig())
+    (tmp_path / "result.json").write_text(text)
+    with pytest.raises(UserError, match=r"result\.json: damaged: "):
+        store.load_result()

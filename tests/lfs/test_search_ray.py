@@ -17,8 +17,8 @@ import pandas as pd
 import pytest
 
 from lfs.generation import Search
+from lfs.messages import as_report
 from lfs.run_store import RunStore
-from lfs.trainable import as_report
 from tests.lfs.conftest import Command
 from tests.lfs.test_bad_input import mounted
 from trainers.candidate import Candidate
@@ -66,7 +66,7 @@ def undisturbed(recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
         assert [line.split(":")[0] for line in out.splitlines() if line.startswith("generation ")][:4] == [
             "generation 1/4 (warm-up)", "generation 2/4", "generation 3/4", "generation 4/4",
         ]  # fmt: skip
-        assert "test accuracy 0." in out
+        assert "test: accuracy 0." in out
         assert f"python -m lfs.results {folder}/run --candidates" in out
     finally:
         command.clean()
@@ -245,7 +245,7 @@ def test_results_show_what_the_search_found(undisturbed: Path, run_command: Star
         assert command.wait() == 0, command.err.read_text()
     assert "finished" in listing.out.read_text()
     assert "4 of 4 generations" in generations.out.read_text()
-    assert "test accuracy" in generations.out.read_text()
+    assert "test: accuracy" in generations.out.read_text()
     assert len(candidates.out.read_text().splitlines()) == 14
     assert len(pd.read_csv(files[0])) == len(pd.read_parquet(files[1])) == 13
     rewards = pd.read_parquet(files[1]).groupby("generation")["reward"].max()

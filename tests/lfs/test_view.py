@@ -7,7 +7,17 @@ import pytest
 from rich.console import Console
 
 from lfs.generation import Search
-from lfs.view import View, duration_text, generation_line, live_view, margins_text, reward_text
+from lfs.view import (
+    View,
+    duration_text,
+    generation_line,
+    live_view,
+    margins_text,
+    parameters_text,
+    reward_text,
+    score_lines,
+    summary_table,
+)
 from tests.lfs.fakes import config, drive
 
 
@@ -18,14 +28,16 @@ def status(generation: int = 2) -> dict[str, Any]:
     summaries = [r.summary | {"images_per_s": 1234.5, "wall_s": 2.0} for r in records]
     states = ["done", "running", "diverged", "queued"]
     candidates = [
-        {"index": i, "state": s, "margins": [0.1 * i], "trainer": None, "reward": 0.9 if s == "done" else None,
+        {"index": i, "state": s, "margins": [0.1 * i], "parameters": {"margin": 0.1 * i}, "trainer": None,
+         "reward": 0.9 if s == "done" else None,
          "reward_se": 0.01, "done": 30, "total": 60} for i, s in enumerate(states)
     ]  # fmt: skip
     return {
-        "generation": generation, "generations": 5, "warmup_generations": 1, "candidates": candidates, "testing": False,
+        "mode": "search", "generation": generation, "generations": 5, "warmup_generations": 1,
+        "candidates": candidates, "testing": False, "rejected": 0,
         "trainers": 2, "images_per_s": 2000.0, "eta_s": 75.0, "summaries": summaries, "best": 0.95,
         "test": None, "num_images": 5000, "error": "", "finished": False,
-        **search.policy_margins(search.state.policy),
+        **search.policy_of(search.state.policy),
     }  # fmt: skip
 
 
@@ -77,7 +89,8 @@ def test_a_resumed_search_does_not_tell_its_past_again() -> None:
 
 def test_a_generation_in_one_line() -> None:
     summary = status()["summaries"][1] | {"diverged": 1, "policy_mean": [0.2], "policy_std": [0.1], "best_reward": 0.5}
-    line = generation_line(summary | {"best_reward_se": 0.25, "mean_reward": 0.25, "winner_margins": [0.3]}, status())
+    summary |= {"best_reward_se": 0.25, "mean_reward": 0.25, "winner_parameters": {"margin": 0.3}}
+    line = generation_line(summary, status())
     assert line == (
         "generation 2/5: best 0.5000 ± 0.2500, mean 0.2500, 1 diverged, winner's margin 0.300, "
         "policy 0.200 ± 0.100, 1,234 images/s, 0:01:15 left"
@@ -87,19 +100,15 @@ def test_a_generation_in_one_line() -> None:
 def test_the_end_shows_the_table_the_test_scores_and_where_to_look() -> None:
     out = io.StringIO()
     scores = {
-        "accuracy": 0.9,
-        "accuracy_se": 0.01,
-        "auc": 0.95,
-        "auc_se": 0.001,
-        "tar@far=0.01": 0.5,
+        "accuracy": 0.9, "accuracy_se": 0.01, "threshold": 0.3, "auc": 0.95, "tar@far=0.01": 0.5,
         "tar@far=0.01_se": 0.02,
-    }
+        "all:auc": 0.9375, "all:tar@far=0.0001": 0.125,
+    }  # fmt: skip
     View(console=Console(file=out, highlight=False, width=120)).finish("runs/x", status(5) | {"test": scores})
     text = out.getvalue()
-    assert (
-        "test accuracy 0.9000 ± 0.0100, AUC 0.9500, TAR@FAR=0.01 0.5000 ± 0.0200  (5,000 training images in all)"
-        in text
-    )
+    assert "test: accuracy 0.9000 ± 0.0100, AUC 0.9500, TAR@FAR=0.01 0.5000 ± 0.0200\n" in text
+    assert "test, all pairs: AUC 0.9375, TAR@FAR=0.0001 0.1250\n" in text
+    assert "5,000 training images in all\n" in text
     assert "python -m lfs.results runs/x --candidates" in text
     assert "tensorboard --logdir runs/x" in text
 
@@ -114,3 +123,32 @@ def test_the_end_shows_the_table_the_test_scores_and_where_to_look() -> None:
 )  # fmt: skip
 def test_numbers_for_a_reader(got: str, expected: str) -> None:
     assert got == expected
+
+
+def test_a_loss_without_a_margin_is_shown_by_its_parameters() -> None:
+    many = {"m_cos": 0.35, "m_arc": 0.0123, "t": 1.2, "gamma": 2.0, "scale": 32.0}
+    assert parameters_text(many) == "m_cos 0.35, m_arc 0.0123, t 1.2, gamma 2 …"
+    summary = status()["summaries"][1] | {
+        "winner_parameters": {"t": 0.2}, "winner_margins": [], "parameter_names": ["t"], "policy_mean": [0.25],
+        "policy_std": [0.125], "rejected": 3,
+    }  # fmt: skip
+    line = generation_line(summary, status())
+    assert ", 3 rejected, winner's loss t 0.2, policy t 0.25 ± 0.12, " in line
+    assert "winner's loss" in rendered(summary_table([summary]), 120)[0]
+
+
+def test_a_training_with_one_loss_shows_no_policy() -> None:
+    shown = status()
+    fixed = [s | {"mode": "fixed", "train_loss": 3.25, "parameter_names": []} for s in shown["summaries"]]
+    line = generation_line(fixed[1] | {"best_reward": 0.5, "best_reward_se": 0.25}, shown)
+    assert line == "generation 2/5: reward 0.5000 ± 0.2500, training loss 3.250, 1,234 images/s, 0:01:15 left"
+    lines = rendered(live_view(shown | {"mode": "fixed", "summaries": fixed, "parameter_names": []}))
+    assert "policy" not in "\n".join(lines)
+    assert "trainers" not in lines[1]
+
+
+def test_several_test_sets_and_sets_without_listed_pairs() -> None:
+    scores = {"all:d_prime": 2.5, "lfw/accuracy": 0.75, "cfp/all:auc": 0.5, "cfp/all:auc_se": 0.25}
+    assert score_lines(scores) == [
+        "test, all pairs: d' 2.5000", "test, lfw: accuracy 0.7500", "test, cfp, all pairs: AUC 0.5000 ± 0.2500",
+    ]  # fmt: skip

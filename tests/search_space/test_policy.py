@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from search_space.advantage import advantages
 from search_space.config import ADVANTAGE_KINDS, NOISE_FLOOR_UNITS, PolicyConfig, SpaceConfig
 from search_space.errors import UserError
-from search_space.policy import PolicyState, ask, log_prob, score, tell
+from search_space.policy import PolicyState, ask, ask_usable, log_prob, score, tell
 from search_space.spaces import get_space
+from search_space.usable import why_unusable
 
 SPACES = ("global", "local", "paper_global", "paper_local")
 POLICY = PolicyState.start([0.2, -0.1, 0.4], [0.1, 0.2, 0.3])
@@ -58,6 +59,83 @@ def test_ask_samples_the_gaussian():
 def test_ask_is_pinned():
     """Draws must not change between versions: a run is resumed bit for bit."""
     assert ask(POLICY, 1, seed=0, generation=0).tolist() == PINNED
+
+
+def positive(action):
+    """Usable where the first number is above the mean: half of all draws."""
+    return action[0] > POLICY.mean[0]
+
+
+def test_unusable_draws_are_replaced_and_counted():
+    first = ask(POLICY, 40, seed=5, generation=3)
+    asked = ask_usable(POLICY, 40, seed=5, generation=3, usable=positive)
+    assert all(map(positive, asked.actions))
+    usable = np.array([positive(x) for x in first])
+    assert 5 < usable.sum() < 35
+    assert np.array_equal(asked.actions[usable], first[usable])
+    assert len(np.unique(asked.actions)) == 40 * 3
+    assert np.array_equal(ask(POLICY, 40, seed=5, generation=3, usable=positive), asked.actions)
+    assert asked.rejected >= 40 - usable.sum()
+    calls = []
+    ask_usable(POLICY, 40, seed=5, generation=3, usable=lambda x: calls.append(x) or positive(x))
+    assert asked.rejected == len(calls) - 40
+    assert ask_usable(POLICY, 40, seed=5, generation=3).rejected == 0
+
+
+def test_a_replaced_candidate_does_not_depend_on_the_others():
+    many = ask(POLICY, 20, seed=1, generation=2, usable=positive)
+    for n in (1, 5):
+        assert np.array_equal(ask(POLICY, n, seed=1, generation=2, usable=positive), many[:n])
+    asked = ask_usable(POLICY, 20, seed=1, generation=2, usable=lambda x: x[0] != many[3, 0] and positive(x))
+    assert np.array_equal(np.delete(asked.actions, 3, 0), np.delete(many, 3, 0))
+    assert not np.array_equal(asked.actions[3], many[3])
+
+
+def test_replaced_draws_are_pinned():
+    [second] = ask(POLICY, 1, seed=0, generation=0, usable=lambda x: x.tolist() != PINNED[0])
+    assert second.tolist() == PINNED_SECOND
+
+
+def test_replaced_draws_are_those_of_the_truncated_gaussian():
+    runs = [(seed, generation) for seed in range(6) for generation in range(50)]
+    actions = np.concatenate([ask(POLICY, 20, seed=s, generation=g, usable=positive) for s, g in runs])
+    half = math.sqrt(2 / math.pi)  # mean of |z|
+    np.testing.assert_allclose(actions.mean(0) - POLICY.mean, [half * 0.1, 0, 0], atol=0.01)
+    np.testing.assert_allclose(actions.std(0), POLICY.std * [math.sqrt(1 - half**2), 1, 1], rtol=0.05)
+
+
+def test_a_policy_without_usable_losses_is_one_clear_line():
+    answers = iter([True, True])
+    with pytest.raises(
+        UserError, match="within 1000 draws, got none for candidate 2 of generation 8: .*smaller space std"
+    ):
+        ask(POLICY, 3, seed=0, generation=7, usable=lambda action: next(answers, False))
+
+
+def truncated(mean, x):
+    """Density at x of N(mean, 0.5) given x > 0, written out."""
+    normal = np.exp(-np.square(x - mean) / 0.5) / (0.5 * math.sqrt(2 * math.pi))
+    return normal * (x > 0) / (0.5 * (1 + math.erf(mean / 0.5 / math.sqrt(2))))
+
+
+def test_the_truncation_drops_out_of_the_policy_gradient():
+    """Expected gradient of two candidates, by sums over a grid, beside the slope of the expected reward.
+
+    Of advantages that are centred on the mean of B, the expectation is (B - 1) / B of the slope.
+    """
+    state = PolicyState.start([0.2], [0.5])
+    x = (np.arange(1200) + 0.5) / 400  # usable: x > 0
+    reward = np.sin(2 * x) + x
+    density = truncated(0.2, x) / 400
+    slopes = [np.sum(reward * truncated(0.2 + h, x)) / 400 for h in (-1e-4, 1e-4)]
+    slope = (slopes[1] - slopes[0]) / 2e-4
+    gradient = score(state, x[:, None])[:, 0]
+    first, second = np.meshgrid(np.arange(1200), np.arange(1200))
+    advantage = (reward[first] - reward[second]) / 2  # of the first; minus that for the second
+    expected = density[first] * density[second] * advantage * (gradient[first] - gradient[second]) / 2
+    assert expected.sum() == pytest.approx(slope / 2, rel=1e-3)
+    naive = np.sum(density * reward * gradient)  # raw rewards: the truncation would matter
+    assert abs(naive - slope) > 0.3
 
 
 def test_log_prob_and_score_are_those_of_the_normal_distribution():
@@ -243,4 +321,29 @@ def test_the_published_zero_gradient_does_not_converge(name):
         check_converges(name, seed=0, update=published_tell)
 
 
+CENTRES = {"am_lfs": np.linspace(0.7, 1.4, 6), "unified": np.array([0.3, 0.05, 0.25, -0.15, 0.3])}
+
+
+@pytest.mark.parametrize("name", CENTRES)
+@pytest.mark.parametrize("seed", range(2))
+def test_the_mean_converges_in_spaces_that_reject(name, seed):
+    """As `check_converges`, on the decoded parameters, with candidates that must be usable."""
+    space = get_space(SpaceConfig(name=name, num_intervals=3 if name == "am_lfs" else None))
+    state, means = space.initial_policy(), []
+    assert np.abs(state.mean - CENTRES[name]).max() > 0.15
+    optimum = np.array(list(space.decode(CENTRES[name]).parameters().values()))
+
+    def usable(action):
+        return not why_unusable(space.decode(action))
+
+    for generation in range(150):
+        actions = ask(state, 8, seed=seed, generation=generation, usable=usable)
+        parameters = np.array([list(space.decode(x).parameters().values()) for x in actions])
+        rewards = -np.square(parameters - optimum).sum(axis=1)
+        state = tell(state, actions, advantages(rewards, kind="range"), PolicyConfig())
+        means.append(state.mean)
+    np.testing.assert_allclose(np.mean(means[75:], axis=0), CENTRES[name], atol=0.1)
+
+
 PINNED = [[0.20258009955421552, -0.2202947563243824, 0.6236458710356626]]
+PINNED_SECOND = [0.22019180562048296, -0.07308491425629955, 0.2661611416165178]

@@ -12,14 +12,20 @@ from hypothesis import given, settings
 from torch.nn import functional
 
 from search_space import spaces
-from search_space.config import SpaceConfig
+from search_space.config import PARTS, SpaceConfig
 from search_space.errors import UserError
+from search_space.loss import loss_from_dict
 from search_space.policy import PolicyState
 from search_space.spaces import LossParameters, MarginSpace, get_space, register
 
 MARGIN_SPACES = ("global", "local")
 PAPER_SPACES = ("paper_global", "paper_local")
 SPACES = MARGIN_SPACES + PAPER_SPACES
+ALL = {name: SpaceConfig(name=name) for name in (*SPACES, "am_lfs", "unified")}
+ALL |= {
+    "am_lfs free": SpaceConfig(name="am_lfs", intercepts="free", num_intervals=3),
+    "unified all": SpaceConfig(name="unified", search=PARTS),
+}
 
 
 @pytest.mark.parametrize(("name", "dim"), [("global", 1), ("local", 10), ("paper_global", 1), ("paper_local", 10)])
@@ -80,15 +86,71 @@ def test_a_registered_space_is_found_by_its_name(monkeypatch):
     assert get_space(SpaceConfig(name="mine")).dim == 3
 
 
+CHANGES = {
+    "global": {"scale": 30.0, "mean0": 0.1, "std": 0.3, "m_max": 0.3, "warmup_action": 0.15},
+    "local": {"num_bins": 4},
+    "paper_local": {"num_bins": 4, "mean0": 0.1, "std": 0.3, "warmup_action": 0.15},
+    "am_lfs": {"scale": 30.0, "std": 0.3, "num_intervals": 4, "intercepts": "free"},
+    "unified": {
+        "scale": 30.0,
+        "std": 0.3,
+        "search": ("outer", "scale"),
+        "adaptive": False,
+        "m_arc": 0.2,
+        "m_cos": 0.2,
+        "t_hard": 0.2,
+        "t_easy": 0.2,
+        "curriculum": 1.0,
+        "gamma": 1.0,
+    },
+}
+
+
 def test_every_field_takes_effect():
-    changes = {"name": "local", "scale": 30.0, "mean0": 0.1, "std": 0.3, "m_max": 0.2, "warmup_action": 0.15}
-    base = SpaceConfig(name="global", mean0=0.2)
-    assert {f.name for f in fields(SpaceConfig)} == {*changes, "num_bins"}
-    seen = [_observed(base)]
-    for name, value in changes.items():
-        seen.append(_observed(replace(base, **{name: value})))
-    seen.append(_observed(replace(base, name="local", num_bins=4)))
+    assert {f.name for f in fields(SpaceConfig)} == {"name"}.union(*CHANGES.values())
+    seen = []
+    for name, changes in CHANGES.items():
+        base = SpaceConfig(name=name)
+        seen += [_observed(base), *(_observed(replace(base, **{key: value})) for key, value in changes.items())]
     assert len({json.dumps(x) for x in seen}) == len(seen)
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_setting_applies_or_is_refused(name):
+    values = {key: value for changes in CHANGES.values() for key, value in changes.items()}
+    taken = {"scale", "std", *CHANGES[name], *({"mean0", "m_max", "warmup_action"} if name == "local" else ())}
+    for key in values.keys() - taken:
+        with pytest.raises(UserError, match=f"space {key} does not apply to {name}, got .*: leave it out"):
+            get_space(SpaceConfig(name=name, **{key: values[key]}))
+
+
+@pytest.mark.parametrize("config", ALL.values(), ids=ALL)
+def test_every_space_decodes_to_what_it_says(config):
+    space = get_space(config)
+    policy = space.initial_policy()
+    for action in (space.warmup_action(), policy.mean, policy.mean + 0.1, policy.mean - 5.0):
+        loss = space.decode(action)
+        assert tuple(loss.parameters()) == space.parameter_names
+        assert loss_from_dict(json.loads(json.dumps(loss.to_dict()))) == loss
+
+
+@pytest.mark.parametrize("config", ALL.values(), ids=ALL)
+def test_parameter_statistics_are_those_of_samples(config):
+    space = get_space(config)
+    policy = space.initial_policy()
+    draws = np.random.default_rng(0).normal(policy.mean, policy.std, (4000, space.dim))
+    parameters = np.array([list(space.decode(x).parameters().values()) for x in draws])
+    mean, std = space.parameter_statistics(policy)
+    assert mean.shape == std.shape == (len(space.parameter_names),)
+    np.testing.assert_allclose(mean, parameters.mean(0), atol=0.015, rtol=0.01)
+    np.testing.assert_allclose(std, parameters.std(0), atol=0.015, rtol=0.03)
+
+
+@pytest.mark.parametrize(
+    ("name", "names"), [("global", ("margin",)), ("local", tuple(f"margin_{j}" for j in range(10)))]
+)
+def test_margins_are_named_by_their_bin(name, names):
+    assert get_space(SpaceConfig(name=name)).parameter_names == names
 
 
 def _observed(config):
@@ -153,7 +215,10 @@ def test_loss_parameters_refuse(values):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"name": "papr_local"}, "one of global, local, paper_global, paper_local, .*did you mean paper_local"),
+        (
+            {"name": "papr_local"},
+            "one of global, local, paper_global, paper_local, am_lfs, unified, .*did you mean paper_local",
+        ),
         ({"scale": 0.0}, r"space scale must be in \(0, 350\], got 0.0"),
         ({"scale": math.nan}, "space scale"),
         ({"num_bins": 0}, "space num_bins must be in 1..1000, got 0"),
@@ -167,6 +232,13 @@ def test_loss_parameters_refuse(values):
         ({"num_bins": 10}, "space num_bins does not apply to global"),
         ({"name": "paper_global", "num_bins": 10}, "space num_bins does not apply to paper_global"),
         ({"name": "paper_local", "m_max": 0.5}, "space m_max does not apply to paper_local"),
+        ({"name": "am_lfs", "num_intervals": 0}, r"space num_intervals must be in 1\.\.100, got 0"),
+        ({"name": "am_lfs", "intercepts": "fixed"}, "space intercepts must be one of .*'continuous', 'free'"),
+        ({"name": "unified", "search": ("margin",)}, "space search must be one or more of .*'target'.*, each once"),
+        ({"name": "unified", "search": ("scale", "scale")}, "space search must be one or more of"),
+        ({"name": "unified", "search": ()}, "space search must be one or more of"),
+        ({"name": "unified", "gamma": -1.0}, r"space gamma must be in \[0, 3\], got -1.0"),
+        ({"name": "unified", "m_arc": math.nan}, r"space m_arc must be in \[0, 0.6\]"),
     ],
 )
 def test_bad_configuration_is_one_clear_line(values, message):

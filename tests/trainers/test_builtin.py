@@ -22,11 +22,13 @@ from trainers.data.face_photo import photograph
 from trainers.data.face_shape import EXPRESSIONS, project
 from trainers.data.face_traits import Picture, draw_identity, draw_picture
 from trainers.data.lmdb_source import LmdbSource
+from trainers.data.verification_set import verification_sets
 
 SMALL = FaceSetSpec(
     num_train_people=3, num_train_pictures=4, num_pair_people=6, num_pair_pictures=4, num_folds=2, num_same=9
 )
 FILES = {"train.lmdb", "train.txt", "reward.lmdb", "reward_pairs.txt", "test.lmdb", "test_pairs.txt"}
+FILES |= {"reward_labels.txt", "test_labels.txt"}
 
 # Run as a process of its own: makes the small set, prints a line after each person.
 MAKER = f"""
@@ -152,10 +154,7 @@ def test_data_config_names_the_files(faces: BuiltinFaces) -> None:
     named = [
         *config.train,
         *config.train_list,
-        config.reward.lmdb,
-        config.reward.pairs,
-        config.test.lmdb,
-        config.test.pairs,
+        *(file for part in (config.reward, config.test) for file in (*part.lmdb, *part.pairs, *part.labels)),
     ]
     assert {Path(file) for file in named} == {faces.folder / name for name in FILES}
     assert config.reward.num_folds == SMALL.num_folds
@@ -304,3 +303,23 @@ def test_expressions_move_what_they_name() -> None:
         change = (moved - front)[shape.parts[part], 1] * down
         assert change.max() > 0.4, name
         assert np.abs(moved - front)[shape.parts["ear1"]].max() == 0
+
+
+@pytest.mark.parametrize("name", ["reward", "test"])
+def test_labels_tell_the_people_of_the_pairs_apart(faces: BuiltinFaces, name: str) -> None:
+    config = faces.data_config()
+    [one] = verification_sets({"reward": config.reward, "test": config.test}[name], "", 32)  # refuses contradictions
+    assert one.labelled is not None
+    assert (one.labelled.num_identities, len(one.labelled)) == (SMALL.num_pair_people, 6 * SMALL.num_pair_pictures)
+    assert len(one.keys) == len(one.labelled)
+
+
+def test_a_set_from_before_there_were_labels_is_given_them_and_not_drawn_again(tmp_path: Path) -> None:
+    faces = ensure_builtin_faces(tmp_path, spec=SMALL)
+    before = contents(faces.folder)
+    for name in ("reward", "test"):
+        (faces.folder / f"{name}_labels.txt").unlink()
+    drawn: list[tuple[int, int]] = []
+    ensure_builtin_faces(tmp_path, spec=SMALL, progress=lambda done, total: drawn.append((done, total)))
+    assert not drawn
+    assert contents(faces.folder) == before

@@ -3,17 +3,16 @@
 import pickle
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from search_space.errors import UserError
-from tests.trainers.data_files import smooth_picture, write_pairs, write_pictures, write_training_set
-from trainers.config import DataConfig, PairsConfig
+from tests.trainers.data_files import write_training_set
+from trainers.config import DataConfig
 from trainers.data.decode import decode_picture
 from trainers.data.lists import read_list
 from trainers.data.lmdb_source import LmdbSource, write_lmdb
-from trainers.data.sets import PairSet, TrainingSet
+from trainers.data.sets import TrainingSet
 
 LABELS = [0, 1, 2, 0, 1, 2, 2, 1, 0, 0, 1]
 Files = tuple[Path, Path]
@@ -201,31 +200,3 @@ def test_broken_records_are_named(tmp_path: Path) -> None:
         make_set((tmp_path / "faces", tmp_path / "a.txt")).batch_at(0, 1, 0)
     with pytest.raises(UserError, match="faces: key 'b': expected a JPEG or PNG, got 5 bytes"):
         make_set((tmp_path / "faces", tmp_path / "b.txt")).batch_at(0, 1, 0)
-
-
-@pytest.fixture
-def pairs_config(tmp_path: Path) -> PairsConfig:
-    keys = [f"p{index}" for index in range(9)]
-    write_pictures(tmp_path / "pairs.lmdb", {key: smooth_picture(i) for i, key in enumerate(keys)}, extension=".png")
-    write_pairs(tmp_path / "pairs.txt", keys, num_folds=4)
-    return PairsConfig(lmdb="pairs.lmdb", pairs="pairs.txt", num_folds=4)
-
-
-@pytest.mark.parametrize("folds", [(), (1, 3)])
-@pytest.mark.parametrize("cache_bytes", [0, 2**20])
-def test_pair_set(tmp_path: Path, pairs_config: PairsConfig, folds: tuple[int, ...], cache_bytes: int) -> None:
-    config = PairsConfig(lmdb=pairs_config.lmdb, pairs=pairs_config.pairs, num_folds=4, folds=folds)
-    pair_set = PairSet(config, tmp_path, 32, cache_bytes)
-    lines = (tmp_path / "pairs.txt").read_text().splitlines()
-    kept = [(number, line.split()) for number, line in enumerate(lines) if not folds or number // 4 in folds]
-    assert [pair_set.keys[i] for i in pair_set.left] == [fields[0] for _, fields in kept]
-    assert [pair_set.keys[i] for i in pair_set.right] == [fields[1] for _, fields in kept]
-    assert pair_set.same.tolist() == [fields[2] == "1" for _, fields in kept]
-    assert pair_set.lines.tolist() == [number + 1 for number, _ in kept]
-    assert pair_set.fold.tolist() == np.repeat(np.arange(len(folds) or 4), 4).tolist()
-    assert len(pair_set) == len(kept)
-    assert len(set(pair_set.keys)) == len(pair_set.keys)
-    for _ in range(2):
-        pictures = torch.cat(list(pair_set.images(4)))
-        expected = np.stack([smooth_picture(int(key[1:])) for key in pair_set.keys])
-        np.testing.assert_array_equal(pictures.numpy(), expected)

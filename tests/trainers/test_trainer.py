@@ -13,7 +13,10 @@ import numpy as np
 import pytest
 import torch
 
+from search_space.config import LossConfig  # noqa: F401 - the docstring's example needs it
 from search_space.errors import UserError
+from search_space.loss import Loss
+from search_space.margins import make_loss  # noqa: F401 - likewise
 from search_space.spaces import LossParameters
 from trainers.backbones import build_backbone
 from trainers.candidate import Candidate, CandidateResult, Weights
@@ -21,11 +24,13 @@ from trainers.checkpoint import from_bytes, to_bytes
 from trainers.config import DataConfig, PairsConfig, RewardConfig, TrainerConfig
 from trainers.data.datum import encode_datum
 from trainers.data.lmdb_source import write_lmdb
-from trainers.data.sets import PairSet, TrainingSet
+from trainers.data.sets import TrainingSet
+from trainers.data.verification_set import VerificationSet
 from trainers.heads import CosineHead
+from trainers.metrics import Metric
 from trainers.schedule import learning_rate
 from trainers.trainer import CandidateTrainer
-from trainers.verification import evaluate_metric, verification_report
+from trainers.verification import AllPairsMetrics, evaluate_metric, verification_report
 
 REPOSITORY = Path(__file__).parents[2]
 SEED = 3
@@ -39,7 +44,7 @@ CONFIG = TrainerConfig(
     milestones=(1.0,),
     lr_warmup_steps=2,
 )
-REWARD = RewardConfig(metric="auc", num_bootstrap=10, test_fars=(0.1,))
+REWARD = RewardConfig(metric="auc", num_bootstrap=10, test_metrics=("accuracy", "auc", "d_prime", "tar@far=0.1"))
 
 
 def make_faces(folder: Path) -> None:
@@ -68,7 +73,7 @@ def faces(tmp_path_factory) -> Path:
 
 
 def data_config(folder: Path) -> DataConfig:
-    pairs = PairsConfig(lmdb="pairs.lmdb", pairs="pairs.txt")
+    pairs = PairsConfig(lmdb=("pairs.lmdb",), pairs=("pairs.txt",))
     return DataConfig(
         root=str(folder), train=("train.lmdb",), train_list=("train.txt",), reward=pairs, test=pairs, input_size=SIZE
     )
@@ -229,12 +234,13 @@ def test_training_reduces_the_loss(faces):
     assert result.reward > 0.9
 
 
-@dataclass
-class ConstantLoss:
+class ConstantLoss(Loss):
     """No gradient: what moves is moved by weight decay."""
 
-    def __call__(self, cosines: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        return cosines.sum() * 0
+    name = "constant"
+
+    def per_sample(self, cosines, target, context=None):
+        return cosines.sum(1) * 0
 
 
 def test_weight_decay_spares_batch_norm_and_biases(faces):
@@ -290,7 +296,7 @@ def test_autocast_rounds_the_first_loss_a_little(faces, amp, differs):
 # Validation, against plain loops
 
 
-def plain_scores(weights: Weights, pairs: PairSet, *, flip: bool) -> list[float]:
+def plain_scores(weights: Weights, one: VerificationSet, *, flip: bool) -> list[float]:
     """Cosines of pictures embedded one by one."""
     backbone = build_backbone("small", CONFIG.embedding_dim, SIZE)
     prefix = "backbone."
@@ -303,10 +309,10 @@ def plain_scores(weights: Weights, pairs: PairSet, *, flip: bool) -> list[float]
         mirrored = picture[:, :, :, torch.arange(SIZE - 1, -1, -1)]
         return (backbone(picture) + backbone(mirrored) if flip else backbone(picture))[0].detach().double()
 
-    vectors = [embed(image) for batch in pairs.images(1) for image in batch]
+    vectors = [embed(image) for batch in one.images(1) for image in batch]
     return [
         float(vectors[i] @ vectors[j] / vectors[i].norm() / vectors[j].norm())
-        for i, j in zip(pairs.left.tolist(), pairs.right.tolist(), strict=True)
+        for i, j in zip(one.listed.left.tolist(), one.listed.right.tolist(), strict=True)
     ]
 
 
@@ -315,14 +321,15 @@ def test_reward_and_test_equal_a_picture_by_picture_evaluation(faces, flip):
     trainer = make_trainer(faces, replace(REWARD, flip_average=flip))
     result = trainer.run(candidate())
     config = data_config(faces)
-    pairs = PairSet(config.reward, config.root, SIZE)
-    scores = plain_scores(result.weights, pairs, flip=flip)
+    one = VerificationSet(config.reward, 0, config.root, SIZE)
+    pairs = one.listed
+    scores = plain_scores(result.weights, one, flip=flip)
 
     expected = evaluate_metric("auc", scores, pairs.same, pairs.fold, 10)
     assert result.reward == pytest.approx(expected.value, abs=1e-6)
     assert result.reward_se == pytest.approx(expected.standard_error, abs=1e-6)
     np.testing.assert_allclose(result.replicates, expected.replicates, atol=1e-6)
-    report = verification_report(scores, pairs.same, pairs.fold, REWARD.test_fars, 10)
+    report = verification_report(scores, pairs.same, pairs.fold, REWARD.test_metrics, 10)
     assert trainer.test(result.weights) == pytest.approx(report, abs=1e-4)
     assert {name: result.metrics[name] for name in report} == pytest.approx(report, abs=1e-4)
 
@@ -335,6 +342,51 @@ def test_testing_leaves_no_trace(trainer):
     assert digest(trainer.run(candidate())) == digest(first)
 
 
+def write_labels(folder: Path) -> None:
+    (folder / "labels.txt").write_text("".join(f"{person}/{i} {person}\n" for person in range(10) for i in range(6)))
+
+
+def labelled_trainer(folder: Path, metric: str) -> CandidateTrainer:
+    write_labels(folder)
+    data = data_config(folder)
+    reward = replace(data.reward, labels=("labels.txt",), max_per_identity=3)
+    data = replace(data, reward=reward, test=replace(reward, max_per_identity=0))
+    return CandidateTrainer(CONFIG, data, replace(REWARD, metric=metric, test_metrics=()), seed=SEED, device="cpu")
+
+
+def test_reward_on_all_pairs(faces):
+    trainer = labelled_trainer(faces, "all:tar@far=0.01")
+    result = trainer.run(candidate())
+    [one] = trainer._validation("reward").sets
+    units = trainer._validation("reward").embed(trainer._embedding, [Metric.parse("all:auc")])[0][one.labelled.rows]
+    [expected] = AllPairsMetrics(np.repeat(np.arange(10), 3), 10).evaluate(units, [Metric.parse("all:tar@far=0.01")])
+    assert one.labelled.labels.tolist() == np.repeat(np.arange(10), 3).tolist()
+    assert result.reward == expected.value
+    np.testing.assert_array_equal(result.replicates, expected.replicates)
+    assert result.metrics["all:tar@far=0.01"] == result.reward
+    assert {"accuracy", "auc", "d_prime", "tar@far=0.001"} < set(result.metrics)
+    assert digest(trainer.run(candidate())) == digest(result)
+
+
+def test_any_metrics_of_given_weights(faces):
+    trainer = labelled_trainer(faces, "all:auc")
+    result = trainer.run(candidate())
+    scores = trainer.validate(result.weights, ["all:auc", "auc", "all:tar@far=1e-2", "all:accuracy"])
+    assert list(scores) == ["all:auc", "auc", "all:tar@far=1e-2", "all:accuracy"]
+    assert scores["all:auc"].value == pytest.approx(result.reward, abs=1e-6)
+    assert scores["auc"].value == pytest.approx(result.metrics["auc"], abs=1e-6)
+    assert len({score.value for score in scores.values()}) == 4
+    report = trainer.test(result.weights)
+    tested = trainer.validate(result.weights, ["all:auc"], which="test")["all:auc"]
+    assert (tested.value, tested.standard_error) == pytest.approx((report["all:auc"], report["all:auc_se"]), abs=1e-6)
+    assert tested.value != pytest.approx(scores["all:auc"].value, abs=1e-6), "the test sets have twice the pictures"
+    assert {"accuracy", "all:d_prime", "all:tar@far=0.001_se"} < set(report)
+    assert "all:tar@far=0.0001" not in report, "1,620 impostor pairs are too few for it"
+    broken = {n: w * np.float32(np.nan) if w.dtype.kind == "f" else w for n, w in result.weights.items()}
+    with pytest.raises(UserError, match="weights to test must give finite embeddings"):
+        trainer.validate(broken, ["auc"])
+
+
 # Divergence
 
 
@@ -345,6 +397,11 @@ class FailingLoss:
     step: int
     value: float
     calls: int = 0
+    normalise_embedding = normalise_weight = True
+    needs_context = False
+
+    def initial_state(self) -> dict[str, torch.Tensor]:
+        return {}
 
     def __call__(self, cosines: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         self.calls += 1
@@ -450,7 +507,7 @@ def test_docstring_example_runs(faces, monkeypatch, capsys):
     ("changes", "message"),
     [
         ({"train": (), "train_list": ()}, "a trainer needs training pictures, got an empty `train`"),
-        ({"reward": PairsConfig()}, "reward pairs need an LMDB and a pairs file, got '' and ''"),
+        ({"reward": PairsConfig()}, r"reward sets need LMDBs .*, got \(\), \(\) and \(\)"),
     ],
 )
 def test_missing_data_is_refused_at_once(faces, changes, message):
@@ -461,7 +518,7 @@ def test_missing_data_is_refused_at_once(faces, changes, message):
 def test_missing_test_pairs_are_refused_when_needed(faces):
     data = replace(data_config(faces), test=PairsConfig())
     trainer = CandidateTrainer(CONFIG, data, REWARD, seed=0, device="cpu")
-    with pytest.raises(UserError, match="test pairs need an LMDB"):
+    with pytest.raises(UserError, match="test sets need LMDBs"):
         trainer.test(trainer.initial_weights())
 
 

@@ -55,6 +55,13 @@ def slow_auc(scores, same):
     return sum((a > b) + 0.5 * (a == b) for a in genuine for b in impostor) / (len(genuine) * len(impostor))
 
 
+def slow_d_prime(scores, same):
+    genuine = [s for s, g in zip(scores, same, strict=True) if g]
+    impostor = [s for s, g in zip(scores, same, strict=True) if not g]
+    variance = max((np.var(genuine) + np.var(impostor)) / 2, 1e-12)
+    return (np.mean(genuine) - np.mean(impostor)) / np.sqrt(variance)
+
+
 def slow_tar(scores, same, far):
     genuine = [s for s, g in zip(scores, same, strict=True) if g]
     impostor = [s for s, g in zip(scores, same, strict=True) if not g]
@@ -122,6 +129,8 @@ def test_values_equal_slow_loops(case):
     assert best_threshold(scores, same) == pytest.approx(slow_best_threshold(scores, same, slow_ends(scores)))
     np.testing.assert_allclose(fold_accuracies(scores, same, fold), slow_accuracies(scores, same, fold), atol=1e-12)
     assert evaluate_metric("auc", scores, same, fold, 2).value == pytest.approx(slow_auc(scores, same), abs=1e-12)
+    d_prime = evaluate_metric("d_prime", scores, same, fold, 2).value
+    assert d_prime == pytest.approx(slow_d_prime(scores, same), rel=1e-6, abs=1e-9)
     for far in (0.01, 0.1, 0.29, 0.5, 0.9):
         points = roc_points(scores, same, [far], 2)
         assert (points.tars[0], points.thresholds[0]) == pytest.approx(slow_tar(scores, same, far), abs=1e-12)
@@ -133,7 +142,7 @@ def test_each_replicate_is_the_metric_of_the_resampled_pairs(case):
     scores, same, fold = (np.array(x) for x in case)
     [weights] = SortedPairs.checked(scores, same).resamples(3)
     order = np.argsort(scores, kind="stable")
-    for metric in ("accuracy", "auc", "tar@far=0.3"):
+    for metric in ("accuracy", "auc", "d_prime", "tar@far=0.3"):
         replicates = evaluate_metric(metric, scores, same, fold, 3).replicates
         for row in range(3):
             times = np.zeros(len(scores), int)
@@ -145,9 +154,11 @@ def test_each_replicate_is_the_metric_of_the_resampled_pairs(case):
                 slow = np.mean(slow_accuracies(scores[picked], same[picked], fold[picked], slow_ends(scores)))
             elif metric == "auc":
                 slow = slow_auc(scores[picked], same[picked])
+            elif metric == "d_prime":
+                slow = slow_d_prime(scores[picked], same[picked])
             else:
                 slow = slow_tar(scores[picked], same[picked], 0.3)[0]
-            assert replicates[row] == pytest.approx(slow, abs=1e-12)
+            assert replicates[row] == pytest.approx(slow, rel=1e-6 if metric == "d_prime" else 0, abs=1e-9)
 
 
 # by hand
@@ -155,7 +166,7 @@ def test_each_replicate_is_the_metric_of_the_resampled_pairs(case):
 
 def test_perfect_separation():
     scores, same, fold = [0.9, 0.1, 0.8, 0.2, 0.7, 0.3], [True, False] * 3, [0, 0, 1, 1, 2, 2]
-    report = verification_report(scores, same, fold, (0.5, 0.001), 20)
+    report = verification_report(scores, same, fold, ("accuracy", "auc", "tar@far=0.5", "tar@far=1e-3"), 20)
     assert report.pop("threshold") == pytest.approx(0.5)
     assert report == {
         "accuracy": 1.0, "accuracy_se": 0.0, "auc": 1.0, "auc_se": 0.0,
@@ -173,7 +184,7 @@ def test_perfectly_wrong_scores():
 
 def test_all_scores_equal():
     scores, same, fold = [0.5] * 6, [True, True, True, False, False, False], [0, 1, 2, 0, 1, 2]
-    report = verification_report(scores, same, fold, (0.1, 0.9), 10)
+    report = verification_report(scores, same, fold, ("accuracy", "auc", "tar@far=0.1", "tar@far=0.9"), 10)
     assert report["auc"] == 0.5
     assert report["auc_se"] == 0.0
     assert report["tar@far=0.9"] == 0.0, "accepting the tie would be a FAR of 1"
@@ -223,7 +234,7 @@ def test_accuracy_error_is_over_folds():
     # accuracies 1, 1, 0.5: the last fold holds an impostor above the threshold of the others
     scores, same, fold = [0.8, 0.2, 0.8, 0.2, 0.8, 0.9], [True, False] * 3, [0, 0, 1, 1, 2, 2]
     np.testing.assert_array_equal(fold_accuracies(scores, same, fold), [1, 1, 0.5])
-    report = verification_report(scores, same, fold, (), 2)
+    report = verification_report(scores, same, fold, ("accuracy",), 2)
     assert report["accuracy_se"] == pytest.approx(np.sqrt(((1 / 6) ** 2 * 2 + (1 / 3) ** 2) / 2) / np.sqrt(3))
 
 
@@ -260,7 +271,7 @@ def test_binomial_error_of_tar_with_a_fixed_threshold():
     assert score.replicates.mean() == pytest.approx(0.75, abs=3 * score.standard_error / np.sqrt(2000))
 
 
-@pytest.mark.parametrize("metric", ["accuracy", "auc", "tar@far=1e-1"])
+@pytest.mark.parametrize("metric", ["accuracy", "auc", "d_prime", "tar@far=1e-1"])
 def test_candidates_share_resamples(metric):
     rng = np.random.default_rng(2)
     scores, same, fold = normal_scores(rng, per_kind=100)
@@ -269,7 +280,7 @@ def test_candidates_share_resamples(metric):
     assert 0 < paired_standard_error(first.replicates, second.replicates) < first.standard_error / 2
     assert paired_standard_error(first.replicates, first.replicates) == 0
     moved = evaluate_metric(metric, scores * 2 + 1, same, fold, 50)
-    np.testing.assert_array_equal(moved.replicates, first.replicates)
+    np.testing.assert_allclose(moved.replicates, first.replicates, rtol=1e-9 if metric == "d_prime" else 0)
 
 
 def test_weights_belong_to_pairs_of_the_file_whatever_their_scores():
@@ -332,7 +343,7 @@ def test_unusable_arrays_are_refused(scores, same, fold, match):
 
 def test_unusable_settings_are_refused():
     case = [0.1, 0.2], [True, False], [0, 1]
-    with pytest.raises(UserError, match="`accuracy`, `auc` or `tar@far=F`, got 'f1'"):
+    with pytest.raises(UserError, match="`accuracy`, `auc`, `d_prime` or `tar@far=F`, .*got 'f1'"):
         evaluate_metric("f1", *case, 10)
     with pytest.raises(ValueError, match="num_bootstrap must be at least 2, got 1"):
         evaluate_metric("auc", *case, 1)

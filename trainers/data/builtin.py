@@ -34,6 +34,7 @@ INPUT_SIZE = 32
 
 Progress = Callable[[int, int], None]
 _PERSON, _PICTURE, _PAIRS = range(3)  # purposes of random numbers
+_LABELS = ("reward_labels.txt", "test_labels.txt")
 _FILES = ("train.lmdb", "train.txt", "reward.lmdb", "reward_pairs.txt", "test.lmdb", "test_pairs.txt")
 
 
@@ -78,8 +79,8 @@ class BuiltinFaces:
         )
 
     def _pairs(self, name: str) -> PairsConfig:
-        lmdb_file, pairs = self.folder / f"{name}.lmdb", self.folder / f"{name}_pairs.txt"
-        return PairsConfig(lmdb=str(lmdb_file), pairs=str(pairs), num_folds=self.num_folds)
+        lmdb_file, pairs, labels = (str(self.folder / f"{name}{end}") for end in (".lmdb", "_pairs.txt", "_labels.txt"))
+        return PairsConfig(lmdb=(lmdb_file,), pairs=(pairs,), labels=(labels,), num_folds=self.num_folds)
 
 
 def ensure_builtin_faces(
@@ -105,8 +106,10 @@ def ensure_builtin_faces(
         if not _is_complete(faces.folder):
             faces.folder.parent.mkdir(parents=True, exist_ok=True)
             with filelock.FileLock(faces.folder.with_name(f".{name}.lock")):
-                if not _is_complete(faces.folder):  # else another process made it while this one waited
+                if not _is_complete(faces.folder, _FILES):  # else another process made it while this one waited
                     _make_atomically(faces.folder, spec, progress)
+                elif not _is_complete(faces.folder):  # made before it had labels
+                    _write_labels(faces.folder, spec)
     except (OSError, UserError) as error:  # the latter: the LMDB could not be written
         raise UserError(
             f"the built-in faces need a cache folder that can be written (about 30 MB), got {str(cache)!r}: {error};"
@@ -115,8 +118,8 @@ def ensure_builtin_faces(
     return faces
 
 
-def _is_complete(folder: Path) -> bool:
-    return all((folder / name).is_file() for name in _FILES)
+def _is_complete(folder: Path, names: tuple[str, ...] = (*_FILES, *_LABELS)) -> bool:
+    return all((folder / name).is_file() for name in names)
 
 
 def _make_atomically(folder: Path, spec: FaceSetSpec, progress: Progress | None) -> None:
@@ -135,14 +138,19 @@ def _make_atomically(folder: Path, spec: FaceSetSpec, progress: Progress | None)
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _make(folder: Path, spec: FaceSetSpec, progress: Progress | None) -> None:
-    """Write all files. People are numbered through over the three sets, which keeps the sets disjoint."""
+def _people(spec: FaceSetSpec) -> tuple[tuple[str, range, int], ...]:
+    """Name, people and pictures of each person of each set. Numbered through, which keeps the sets disjoint."""
     train, pair = spec.num_train_people, spec.num_pair_people
-    sets = (
+    return (
         ("train", range(train), spec.num_train_pictures),
         ("reward", range(train, train + pair), spec.num_pair_pictures),
         ("test", range(train + pair, train + 2 * pair), spec.num_pair_pictures),
     )
+
+
+def _make(folder: Path, spec: FaceSetSpec, progress: Progress | None) -> None:
+    """Write all files."""
+    sets = _people(spec)
     total, before = sum(len(people) * pictures for _, people, pictures in sets), 0
     for name, people, pictures in sets:
 
@@ -152,10 +160,25 @@ def _make(folder: Path, spec: FaceSetSpec, progress: Progress | None) -> None:
 
         write_lmdb(folder / f"{name}.lmdb", _entries(name, people, pictures, spec.side, report))
         before += len(people) * pictures
-    labels = [f"{_key('train', p, k)} {p}\n" for p in range(train) for k in range(spec.num_train_pictures)]
-    (folder / "train.txt").write_text("".join(labels))
+    (folder / "train.txt").write_text("".join(_label_lines(*sets[0])))
+    _write_labels(folder, spec)
     for name, people, _ in sets[1:]:
         (folder / f"{name}_pairs.txt").write_text("".join(_pair_lines(name, people, spec)))
+
+
+def _write_labels(folder: Path, spec: FaceSetSpec) -> None:
+    """The label lists of the reward and the test set, each whole or not at all."""
+    for name, people, num_pictures in _people(spec)[1:]:
+        part = folder / f".{name}_labels.part"
+        part.write_text("".join(_label_lines(name, people, num_pictures)))
+        part.rename(folder / f"{name}_labels.txt")
+
+
+def _label_lines(name: str, people: range, num_pictures: int) -> Iterator[str]:
+    """Lines `key label`, labels from 0."""
+    for label, person in enumerate(people):
+        for picture in range(num_pictures):
+            yield f"{_key(name, person, picture)} {label}\n"
 
 
 def _key(name: str, person: int, picture: int) -> str:

@@ -72,18 +72,21 @@ class _Fields(NamedTuple):
     """[num_lines] number of each line in the file, from 1."""
 
 
-def read_list(path: str | Path) -> tuple[Keys, Integers]:
+def read_list(path: str | Path, *, gaps: bool = False) -> tuple[Keys, Integers]:
     """Read `lmdb_key label` lines.
 
+    Args:
+        gaps: labels need not be without gaps, as those of a classification head must.
     Returns:
-        (keys [n], labels [n] int64); every label from 0 to the highest occurs.
+        (keys [n], labels [n] int64); unless `gaps`, every label from 0 to the highest occurs.
     Raises:
         UserError: not two fields, a label that is no integer >= 0, a label that no picture has, an empty file.
     """
     law = "`lmdb_key label`"
     fields = _read_fields(Path(path), 2, law)
     labels = _parse_labels(Path(path), fields, law)
-    _check_contiguous(Path(path), labels, fields.lines)
+    if not gaps:
+        _check_contiguous(Path(path), labels, fields.lines)
     return Keys(fields.text, fields.starts[:, 0], fields.ends[:, 0]), labels
 
 

@@ -1,4 +1,4 @@
-"""Training pictures by step and verification pictures by pair, as uint8 batches."""
+"""Training pictures by step, as uint8 batches; and pictures by number, for whoever needs them."""
 
 import os
 from collections import deque
@@ -14,9 +14,9 @@ import numpy.typing as npt
 import torch
 
 from search_space.errors import UserError
-from trainers.config import DataConfig, PairsConfig
+from trainers.config import DataConfig
 from trainers.data.decode import Picture, decode_picture
-from trainers.data.lists import Keys, read_list, read_pairs
+from trainers.data.lists import Keys, read_list
 from trainers.data.lmdb_source import LmdbSource
 
 Integers = npt.NDArray[np.int64]
@@ -189,46 +189,3 @@ def _permutation(count: int, seed: int, epoch: int) -> Integers:
 @lru_cache(maxsize=2)
 def _flips(count: int, seed: int, epoch: int) -> npt.NDArray[np.bool_]:
     return _stream(seed, _FLIP, epoch).integers(0, 2, count, dtype=np.uint8).astype(np.bool_)
-
-
-class PairSet:
-    """Verification pairs of the chosen folds and the distinct pictures in them."""
-
-    keys: tuple[str, ...]
-    """Distinct pictures, in the order of their first appearance."""
-
-    left: Integers
-    """[num_pairs] index into `keys`, as `right`."""
-
-    right: Integers
-
-    same: npt.NDArray[np.bool_]
-    """[num_pairs] whether both pictures show one person."""
-
-    fold: Integers
-    """[num_pairs] chosen folds, numbered from 0 without gaps."""
-
-    lines: Integers
-    """[num_pairs] line of each pair in its file, from 1."""
-
-    def __init__(self, config: PairsConfig, root: str | Path, input_size: int, cache_bytes: int = 0) -> None:
-        pairs = read_pairs(resolve(root, config.pairs), config.num_folds)
-        chosen = np.isin(pairs.fold, config.folds) if config.folds else np.ones(len(pairs.fold), np.bool_)
-        self.same, self.lines = pairs.same[chosen], pairs.lines[chosen]
-        self.fold = np.unique(pairs.fold[chosen], return_inverse=True)[1].astype(np.int64)
-        index: dict[str, int] = {}
-        rows = np.flatnonzero(chosen).tolist()
-        ends = [[index.setdefault(side[row], len(index)) for side in (pairs.left, pairs.right)] for row in rows]
-        self.left, self.right = np.array(ends, np.int64).T
-        self.keys = tuple(index)
-        source = LmdbSource(resolve(root, config.lmdb))
-        self.pictures = Pictures([source], [0], Keys.of(self.keys), input_size, cache_bytes)
-
-    def __len__(self) -> int:
-        return len(self.same)
-
-    def images(self, batch_size: int) -> Iterator[torch.Tensor]:
-        """Pictures in the order of `keys`, [<= batch_size, size, size, 3] uint8 BGR."""
-        for start in range(0, len(self.keys), batch_size):
-            numbers = np.arange(start, min(start + batch_size, len(self.keys)))
-            yield torch.from_numpy(self.pictures.read(numbers))

@@ -1,14 +1,16 @@
-"""How well scores of picture pairs tell one person from two: accuracy over folds, AUC, TAR at a FAR.
+"""How well scores of picture pairs tell one person from two: accuracy over folds, AUC, d', TAR at a FAR.
 
 A pair is accepted if its score is *greater* than the threshold. Genuine pairs show one person, impostor pairs two.
 Everything is exact: thresholds come from sorted scores, never from a grid.
 
-Standard errors come from a stratified bootstrap. Resample r draws genuine and impostor pairs with replacement, each
-kind as many as there are, from a fixed key. So all candidates that are scored on the same pairs see the same
-resamples, and the difference of two candidates has the standard error of the difference of their replicates.
+Pairs are either listed in a file or all pairs of labelled pictures; for the latter see `identity_bootstrap`.
+Standard errors on listed pairs come from a stratified bootstrap. Resample r draws genuine and impostor pairs with
+replacement, each kind as many as there are, from a fixed key. So all candidates that are scored on the same pairs see
+the same resamples, and the difference of two candidates has the standard error of the difference of their replicates.
 """
 
 from trainers.verification.folds import best_threshold, fold_accuracies
+from trainers.verification.identity_bootstrap import AllPairsMetrics
 from trainers.verification.pairs import cosine_scores
 from trainers.verification.report import (
     Score,
@@ -20,6 +22,7 @@ from trainers.verification.report import (
 from trainers.verification.roc import RocPoints, roc_points
 
 __all__ = [
+    "AllPairsMetrics",
     "RocPoints",
     "Score",
     "best_threshold",

@@ -85,7 +85,7 @@ class SortedPairs:
         block = max(1, BLOCK // len(self.scores))
         for start in range(0, num_bootstrap, block):
             rows = min(block, num_bootstrap - start)
-            genuine, impostor = (_resample(rng, len(rank), rows)[:, rank] for rng, rank in sources)
+            genuine, impostor = (resample(rng, len(rank), rows)[:, rank] for rng, rank in sources)
             yield genuine, impostor
 
     def gains(self, genuine: Ints, impostor: Ints) -> Ints:
@@ -96,7 +96,7 @@ class SortedPairs:
         return gains
 
 
-def _resample(rng: np.random.Generator, num: int, rows: int) -> Ints:
+def resample(rng: np.random.Generator, num: int, rows: int) -> Ints:
     """[rows, num] how often each of `num` things comes up in `num` draws: multinomial, by counting."""
     draws = rng.integers(num, size=(rows, num), dtype=np.int64)
     draws += np.arange(rows)[:, None] * num

@@ -1,4 +1,4 @@
-"""Metrics by name, each with its standard error."""
+"""Metrics on listed pairs by name, each with its standard error."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from search_space.errors import UserError
-from trainers.config import METRIC
+from trainers.metrics import Metric
 from trainers.verification.folds import accuracy_rows, best_threshold, fold_accuracies, fold_numbers
 from trainers.verification.pairs import Floats, SortedPairs
 from trainers.verification.roc import auc_rows, roc_points
+from trainers.verification.separation import d_prime_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ def paired_standard_error(replicates_a: Floats, replicates_b: Floats) -> float:
 
 def metric_name(far: float) -> str:
     """Name of TAR at `far`, as `evaluate_metric` takes it and `verification_report` gives it."""
-    return f"tar@far={float(far)}"
+    return str(Metric(kind="tar", far=float(far)))
 
 
 def evaluate_metric(
@@ -45,57 +45,66 @@ def evaluate_metric(
     """One metric with its bootstrap.
 
     Args:
-        metric: `accuracy` (mean of `fold_accuracies`), `auc` or `tar@far=F`.
+        metric: `accuracy` (mean of `fold_accuracies`), `auc`, `d_prime` or `tar@far=F`.
         scores: [num_pairs] higher is more alike.
         same: [num_pairs] bool, genuine or impostor.
         fold: [num_pairs] int, any labels; read by `accuracy` alone.
         num_bootstrap: resamples, at least 2; the first k of n are the k of k.
     Raises:
         UserError: unknown metric.
-        ValueError: scores that are not finite, no genuine or no impostor pair, arrays that do not fit together.
+        ValueError: scores that are not finite, no genuine or no impostor pair, arrays that do not fit together, or a
+            metric on all pairs.
     """
-    match = METRIC.fullmatch(metric)
-    if match is None:
-        raise UserError(f"metric must be `accuracy`, `auc` or `tar@far=F`, got {metric!r}")
+    asked = Metric.parse(metric)
+    if asked.all_pairs:
+        raise ValueError(f"metric must be one on listed pairs, got {metric!r}")
     pairs = SortedPairs.checked(scores, same)
-    if metric == "accuracy":
+    if asked.kind == "accuracy":
         folds = fold_numbers(fold, len(pairs.scores))
         value = float(accuracy_rows(pairs, folds, *pairs.once()).mean())
         # a resample of few pairs may hold none of a fold, which is then left out of its mean
         parts = [np.nanmean(accuracy_rows(pairs, folds, *w), axis=1) for w in pairs.resamples(num_bootstrap)]
-    elif metric == "auc":
-        value = float(auc_rows(pairs, *pairs.once())[0])
-        parts = [auc_rows(pairs, *w) for w in pairs.resamples(num_bootstrap)]
+    elif asked.far is None:
+        rows_of = {"auc": auc_rows, "d_prime": d_prime_rows}[asked.kind]
+        value = float(rows_of(pairs, *pairs.once())[0])
+        parts = [rows_of(pairs, *w) for w in pairs.resamples(num_bootstrap)]
     else:
-        points = roc_points(scores, same, [float(match[1])], num_bootstrap)
+        points = roc_points(scores, same, [asked.far], num_bootstrap)
         value, parts = float(points.tars[0]), [points.replicates[:, 0]]
     replicates = np.concatenate(parts)
     return Score(value, float(np.std(replicates, ddof=1)), replicates)
 
 
 def verification_report(
-    scores: npt.ArrayLike, same: npt.ArrayLike, fold: npt.ArrayLike, fars: Sequence[float], num_bootstrap: int
+    scores: npt.ArrayLike, same: npt.ArrayLike, fold: npt.ArrayLike, metrics: Sequence[str], num_bootstrap: int
 ) -> dict[str, float]:
-    """Every metric of one set of pairs, for the record.
+    """Some metrics of one set of listed pairs, for the record.
 
+    Args:
+        metrics: as `evaluate_metric` takes them.
     Returns:
-        `accuracy` and `accuracy_se` (mean over folds; their standard deviation / sqrt(number of folds), the form that
-        LFW results are given in), `threshold` (best over all pairs), `auc`, `auc_se`, and `tar@far=F`,
-        `tar@far=F_se` for each of `fars`.
+        `NAME` and `NAME_se` for each, the names spelled as `metric_name` does. `accuracy_se` is the standard deviation
+        over folds / sqrt(number of folds), the form that LFW results are given in; `threshold`, the best over all
+        pairs, comes with it.
     Raises:
-        ValueError: as `evaluate_metric`.
+        UserError, ValueError: as `evaluate_metric`.
     """
-    accuracies = fold_accuracies(scores, same, fold)
-    area = evaluate_metric("auc", scores, same, fold, num_bootstrap)
-    report = {
-        "accuracy": float(accuracies.mean()),
-        "accuracy_se": float(np.std(accuracies, ddof=1) / np.sqrt(len(accuracies))),
-        "threshold": best_threshold(scores, same),
-        "auc": area.value,
-        "auc_se": area.standard_error,
-    }
+    asked = [Metric.parse(name) for name in metrics]
+    fars = [m.far for m in asked if m.far is not None]
     points = roc_points(scores, same, fars, num_bootstrap)
-    for far, tar, error in zip(fars, points.tars, np.std(points.replicates, axis=0, ddof=1), strict=True):
-        report[metric_name(far)] = float(tar)
-        report[f"{metric_name(far)}_se"] = float(error)
+    errors = np.std(points.replicates, axis=0, ddof=1)
+    tars = dict(zip(fars, zip(points.tars.tolist(), errors.tolist(), strict=True), strict=True))
+    report: dict[str, float] = {}
+    for metric in asked:
+        name = str(metric)
+        if metric.kind == "accuracy":
+            accuracies = fold_accuracies(scores, same, fold)
+            report[name] = float(accuracies.mean())
+            report[f"{name}_se"] = float(np.std(accuracies, ddof=1) / np.sqrt(len(accuracies)))
+            report["threshold"] = best_threshold(scores, same)
+        elif metric.far is not None:
+            report[name], report[f"{name}_se"] = tars[metric.far]
+        else:
+            score = evaluate_metric(name, scores, same, fold, num_bootstrap)
+            report[name], report[f"{name}_se"] = score.value, score.standard_error
     return report

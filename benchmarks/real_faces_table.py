@@ -1,0 +1,133 @@
+"""The paper's table on real faces, in as many sittings as it takes.
+
+    python -m benchmarks.real_faces_table /path/to/faces --num-workers 2
+    python -m benchmarks.real_faces_table /path/to/faces --minutes 60       stop cleanly after an hour
+
+The folder is laid out as `configs/real_faces.yaml` says. What earlier sittings measured is read from
+benchmarks/results/real_faces/cells.csv, where every cell stands with a digest of its settings: cells whose settings
+are still the same are not trained again, those of changed settings are. Afterwards all results are written there.
+"""
+
+import argparse
+import hashlib
+import json
+import math
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lfs import compare
+from lfs.cells import prepare
+from lfs.config import CompareConfig
+from lfs.driver import resolve
+from lfs.options import build
+from lfs.outcomes import OUTCOME, CellOutcome
+from lfs.run_store import RunStore
+from lfs.settings import save_settings
+from lfs.view import View
+
+RESULTS = Path(__file__).parent / "results" / "real_faces"
+NOT_SETTINGS = ("name", "storage", "num_workers", "cpus_per_worker", "gpus_per_worker", "address", "dashboard")
+
+
+def digest(config: CompareConfig, cell: compare.Cell) -> str:
+    """Of everything that decides what a cell computes."""
+    values = asdict(compare.run_of(config, cell))
+    values["data"].pop("root")
+    kept = {name: value for name, value in values.items() if name not in NOT_SETTINGS}
+    if not cell.searched:  # these only matter to a search
+        kept = {n: v for n, v in kept.items() if n not in ("policy", "warmup_generations", "population_size")}
+        kept["space"] = kept["space"]["scale"]
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def known_outcomes(config: CompareConfig) -> dict[str, CellOutcome]:
+    """Outcomes of earlier sittings by cell, of those whose settings are the same."""
+    path = RESULTS / "cells.csv"
+    if not path.exists():
+        return {}
+    digests = {cell.name: digest(config, cell) for cell in compare.cells_of(config)}
+    outcomes = {}
+    for row in pd.read_csv(path, keep_default_na=False, na_values=["NaN"]).to_dict("records"):
+        if digests.get(row["cell"]) == row["settings"]:
+            test = {str(k)[5:]: float(v) for k, v in row.items() if str(k).startswith("test:") and v != ""}
+            diverged = str(row["diverged"]) == "True"
+            reward = math.nan if diverged else float(row["reward"])
+            outcomes[row["cell"]] = CellOutcome(
+                reward=reward, test=test, num_images=int(row["num_images"]), diverged=diverged, reason=row["reason"]
+            )
+    return outcomes
+
+
+def opened(config: CompareConfig, view: View) -> RunStore:
+    """The comparison's folder; a new one gets the outcomes that are known."""
+    marks = "".join(digest(config, cell) for cell in compare.cells_of(config))
+    name = f"{config.name}-{hashlib.sha256(marks.encode()).hexdigest()[:8]}"  # of other settings, another folder
+    root = RunStore(f"{config.storage}/{name}")
+    if root.exists(compare.SETTINGS):
+        return root
+    resolved = resolve(config, view)
+    save_settings(root, compare.SETTINGS, resolved)
+    known = known_outcomes(config)
+    runs = {cell.name: compare.run_of(resolved, cell) for cell in compare.cells_of(config) if cell.name in known}
+    for name, store in prepare(root, runs).items():
+        store.write(json.dumps(asdict(known[name])).encode(), OUTCOME)
+    return root
+
+
+def keep(root: RunStore, config: CompareConfig) -> None:
+    """Copy the results, each cell with the digest of its settings; cells that are not compared now stay."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    frame = pd.read_csv(f"{root.path}/cells.csv", keep_default_na=False)
+    cells = {(c.method, c.point, c.seed, c.replicate): c for c in compare.cells_of(config)}
+    found = [cells[row["method"], row["point"], row["seed"], row["replicate"]] for row in frame.to_dict("records")]
+    frame.insert(0, "cell", [cell.name for cell in found])
+    frame.insert(1, "settings", [digest(config, cell) for cell in found])
+    if (RESULTS / "cells.csv").exists():
+        before = pd.read_csv(RESULTS / "cells.csv", keep_default_na=False)
+        frame = pd.concat([frame, before[~before["cell"].isin(frame["cell"])]])
+    frame.to_csv(RESULTS / "cells.csv", index=False)
+    for path in Path(root.path).iterdir():
+        if path.name in ("table.md", "table.csv", "grid.csv", "comparison.png") or path.name.startswith("loss-"):
+            shutil.copy(path, RESULTS / path.name)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Train what is missing, then write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", help="where train/ and lfw/ are")
+    parser.add_argument("--storage", default="runs")
+    parser.add_argument("--num-workers", default="2")
+    parser.add_argument("--minutes", type=float, default=0, help="stop after so long, at the end of the generations")
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings of lfs.compare")
+    options = parser.parse_args(argv)
+    flags: dict[str, Any] = dict(item.split("=", 1) for item in options.set)
+    flags |= {"data.root": options.folder, "storage": options.storage, "name": "real_faces_table"}
+    config = replace(build(CompareConfig, "real_faces", flags), num_workers=int(options.num_workers))
+    root = opened(config, View())
+    command = [sys.executable, "-m", "lfs.compare", "--resume", root.path, "--num-workers", options.num_workers]
+    for name in ("losses", "searches", "seeds"):
+        command += [f"--{name}", ",".join(map(str, getattr(config, name)))]
+    process = subprocess.Popen(command)
+    try:
+        process.wait(options.minutes * 60 or None)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGINT)
+        process.wait()
+    except KeyboardInterrupt:  # the terminal told it, too
+        process.wait()
+    if Path(root.path, "cells.csv").exists():
+        keep(root, config)
+        print(f"results in {RESULTS}")
+    return process.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

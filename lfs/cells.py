@@ -1,0 +1,271 @@
+"""Many runs side by side: each is one Tune trial that trains a whole run, generation by generation, and can be resumed.
+
+    driver: run_cells --creates--> ROOT/cells/NAME/config.yaml      (ordinary run directories)
+            Tuner     --trial----> CellTrial(NAME): SerialRun       commits each generation to its run directory
+            callback  <--results-- one per generation
+
+A cell's state is in its run directory alone: a trial that dies is restarted by Tune and goes on after its last
+committed generation; a comparison that is resumed starts only the cells that have no outcome yet.
+"""
+
+import contextlib
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
+from itertools import count
+from typing import Any, ClassVar
+
+import ray
+from ray import tune
+
+from lfs.cells_view import CellsView
+from lfs.config import SearchConfig
+from lfs.driver import fit_workers, interrupts, quiet_logs, ray_cluster, session_name
+from lfs.generation import DivergedError
+from lfs.outcomes import OUTCOME, CellOutcome, outcome_of, scores_file
+from lfs.run_store import RunStore
+from lfs.serial import SerialRun
+from lfs.view import View
+from search_space.errors import UserError
+
+MAX_FAILURES = 20
+"""Deaths of a cell's process after which it is given up."""
+
+
+class CellTrial(tune.Trainable):
+    """One run, a generation a step."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Take the run up where it stands."""
+        self.store, self.scores = RunStore(config["which"]["run"]), config["scores"]
+        self.root = RunStore(config["root"])
+        self.trouble, self.run_ = "", None
+        device = None if ray.get_runtime_context().get_accelerator_ids().get("GPU") else "cpu"
+        threads = int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))
+        if self.root.exists(STOP):
+            return
+        try:
+            self.run_ = SerialRun(self.store, device=device, num_threads=threads)
+        except UserError as error:  # trying again would not help
+            self.trouble = str(error)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take up another cell in the same process: Tune asks when one has ended."""
+        self.run_ = None  # before the next one takes as much memory
+        self.setup(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Train one generation of the run, or test its final model."""
+        if self.run_ is None or self.root.exists(STOP):
+            return {"trouble": self.trouble, tune.result.DONE: True}
+        search = self.run_.search
+        try:
+            record = None if search.over else self.run_.generation()
+        except DivergedError as error:
+            return self._finish(diverged=True, reason=str(error))
+        except UserError as error:
+            return {"trouble": str(error), tune.result.DONE: True}
+        if search.error:  # hardly any draw of the policy is a usable loss
+            return self._finish(diverged=True, reason=search.error)
+        if record is None or search.over:
+            return self._finish()
+        summary = record.summary
+        return {
+            "generation": record.generation, "reward": summary["best_reward"], "reward_se": summary["best_reward_se"],
+            "num_images": record.state.num_images, "images_per_s": summary["images_per_s"], **summary[
+                "winner_parameters"], tune.result.DONE: False,
+        }  # fmt: skip
+
+    def _finish(self, diverged: bool = False, reason: str = "") -> dict[str, Any]:
+        assert self.run_ is not None
+        summaries, search = self.run_.board.summaries, self.run_.search
+        self._score(self.run_)
+        reward = float("nan") if diverged else summaries[-1]["best_reward"]
+        test = {} if diverged else search.test_metrics or {}
+        outcome = CellOutcome(
+            reward=reward, test=test, num_images=search.state.num_images, diverged=diverged, reason=reason
+        )
+        self.store.write(json.dumps(asdict(outcome)).encode(), OUTCOME)
+        return {"reward": reward, **{f"test/{k}": v for k, v in test.items()}, tune.result.DONE: True}
+
+    def _score(self, run: SerialRun) -> None:
+        """Measure the models of the generations that are asked for, where that was not done before."""
+        for generation in self.scores["generations"] if self.scores else ():
+            file = scores_file(generation)
+            if generation in self.store.committed() and not self.store.exists(file):
+                weights = self.store.load_weights(generation)
+                scores = run.trainer.validate(weights, self.scores["metrics"])
+                values = {m: {"value": s.value, "replicates": s.replicates.tolist()} for m, s in scores.items()}
+                self.store.write(json.dumps(values).encode(), file)
+
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
+        """Nothing to save: see the module."""
+        return {}
+
+    def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
+        """Nothing to load."""
+
+
+class Listener(tune.Callback):
+    """Passes what trials report on to the view, in the driver. It is pickled, so it holds a key alone."""
+
+    views: ClassVar[dict[str, CellsView]] = {}
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+
+    @property
+    def view(self) -> CellsView:
+        """The view of the session."""
+        return self.views[self.key]
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        self.view.started(trial.config["which"]["cell"])
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
+        self.view.result(trial.config["which"]["cell"], result)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        self.view.failed(trial.config["which"]["cell"])
+
+
+def prepare(root: RunStore, cells: Mapping[str, SearchConfig]) -> dict[str, RunStore]:
+    """Run directories of all cells, made where they are missing.
+
+    Raises:
+        UserError: one is there that was made with other settings.
+    """
+    stores = {}
+    for name, config in cells.items():
+        stores[name] = store = RunStore(f"{root.uri}/cells/{name}")
+        wanted = replace(config, name=name, storage=f"{root.uri}/cells")
+        if not store.exists("config.yaml"):
+            store.create(wanted)
+            continue
+        there, here = asdict(store.load_config()), asdict(wanted)
+        differing = [key for key in here if key not in MACHINE and here[key] != there[key]]
+        if differing:
+            raise UserError(f"{store.uri} was made with other settings ({', '.join(differing)}); remove it to redo it")
+    return stores
+
+
+MACHINE = ("storage", "num_workers", "cpus_per_worker", "gpus_per_worker", "address", "dashboard")
+"""Settings that say where a cell is trained and kept, not what."""
+
+
+def train_cells(
+    root: RunStore,
+    config: SearchConfig,
+    cells: Mapping[str, SearchConfig],
+    view: View,
+    scores: Mapping[str, Any] | None = None,
+    *,
+    behind: int = 0,
+    new: bool = False,
+) -> bool:
+    """Train every cell that has no outcome yet, or lacks scores.
+
+    Args:
+        root: folder of the comparison; Tune's experiment goes into it.
+        config: workers, resources and the cluster's address.
+        scores: `metrics` to measure on the reward sets after each of `generations`, besides the reward.
+        behind: generations that were trained before the cells begin.
+        new: the folder was just made, and goes again if nothing can start.
+    Returns:
+        Whether all have come to an outcome.
+    Raises:
+        UserError: no Ray, no room for a single trial, or cells of other settings.
+    """
+    stores = prepare(root, cells)
+    todo = {name: store for name, store in stores.items() if not complete(store, scores)}
+    if not todo:
+        return True
+    done = {name: max(store.committed(), default=behind - 1) + 1 for name, store in todo.items()}
+    shown = CellsView(view, {name: cells[name] for name in todo}, done, len(cells) - len(todo))
+    try:
+        with ray_cluster(config), quiet_logs(root):
+            gpus, fits = fit_workers(config, ray.cluster_resources())
+            shown.begin(min(fits, config.num_workers))
+            run_trials(root, config, gpus, todo, shown, scores)
+    except UserError:
+        if new and not any(root.exists(session_name(n)) for n in (1,)):
+            root.fs.delete_dir(root.path)
+        raise
+    return all(complete(store, scores) for store in todo.values())
+
+
+def complete(store: RunStore, scores: Mapping[str, Any] | None) -> bool:
+    """Whether a cell has its outcome, and all scores unless it diverged."""
+    outcome = outcome_of(store)
+    wanted = scores["generations"] if scores else ()
+    return outcome is not None and (outcome.diverged or all(store.exists(scores_file(g)) for g in wanted))
+
+
+def run_trials(
+    root: RunStore,
+    config: SearchConfig,
+    gpus: float,
+    todo: Mapping[str, RunStore],
+    view: CellsView,
+    scores: Mapping[str, Any] | None,
+) -> None:
+    """Cells as Tune trials in their order, as many at a time as `num_workers` and the cluster allow."""
+    name = next(session_name(n) for n in count(1) if not root.exists(session_name(n)))
+    resources = {"cpu": config.cpus_per_worker} | ({"gpu": gpus} if gpus else {})
+    cells = [{"cell": cell, "run": store.uri} for cell, store in todo.items()]
+    run_config = tune.RunConfig(
+        name=name, storage_path=root.uri, verbose=0, log_to_file=True, callbacks=[Listener(root.uri)],
+        failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
+        checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+    )  # fmt: skip
+    settings = tune.TuneConfig(
+        max_concurrent_trials=config.num_workers, reuse_actors=True,
+        trial_dirname_creator=lambda t: str(t.config["which"]["cell"]),
+    )  # fmt: skip
+    space = {"which": tune.grid_search(cells), "scores": scores, "root": root.uri}
+    Listener.views[root.uri] = view
+    try:
+        with stopping(root, view):
+            trainable = tune.with_resources(CellTrial, resources)
+            tune.Tuner(trainable, param_space=space, run_config=run_config, tune_config=settings).fit()
+    except (OSError, tune.TuneError) as error:
+        raise UserError(f"Ray Tune stopped: {' '.join(str(error).split())}; results so far are kept") from None
+    finally:
+        view.end()
+        del Listener.views[root.uri]
+
+
+STOP = "stop"
+"""A file in the folder of a comparison that tells its trials to end after their running generation."""
+
+
+@contextlib.contextmanager
+def stopping(root: RunStore, view: CellsView) -> Iterator[None]:
+    """Ctrl-C once tells all trials to stop, wherever they run; twice stops now."""
+    asked, over = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        asked.wait()
+        if not over.is_set():
+            root.write(b"", STOP)
+            view.stopping()
+
+    clear(root)
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        with interrupts(asked):
+            yield
+    finally:
+        over.set()
+        asked.set()
+        watcher.join()
+        clear(root)
+
+
+def clear(root: RunStore) -> None:
+    """Take the stop sign away."""
+    if root.exists(STOP):
+        root.fs.delete_file(f"{root.path}/{STOP}")

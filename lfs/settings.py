@@ -1,0 +1,68 @@
+"""Settings of a comparison or another set of runs: written when it is made, and held to when it is resumed."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import asdict
+from typing import Any, TypeVar
+
+import yaml
+
+from lfs.options import build, checked, flag
+from lfs.run_store import FORMAT, RunStore, plain
+from search_space.errors import UserError
+
+T = TypeVar("T")
+
+
+def save_settings(root: RunStore, file: str, config: Any) -> None:
+    """Write resolved settings into a folder.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    text = yaml.safe_dump({"format": FORMAT, "settings": plain(asdict(config))}, sort_keys=False)
+    try:
+        root.write(text.encode(), file)
+    except OSError as error:
+        raise UserError(f"storage {root.uri}: cannot be written: {error}; choose another --storage") from None
+
+
+def load_settings(root: RunStore, file: str, cls: type[T]) -> T:
+    """What `save_settings` wrote.
+
+    Raises:
+        UserError: there is none, it is damaged or of another version.
+    """
+    if not root.exists(file):
+        raise UserError(f"{root.uri} cannot be resumed: it has no {file}")
+    try:
+        values = yaml.safe_load(root.read(file))
+        stored, found = values["settings"], values["format"]
+    except (yaml.YAMLError, KeyError, TypeError, OSError, UnicodeDecodeError) as error:
+        line = str(error).split("\n")[0]
+        raise UserError(f"{root.uri}/{file}: not the settings of a comparison: {line}") from None
+    if found != FORMAT:
+        raise UserError(f"{root.uri}/{file}: format {found!r}; this version reads format {FORMAT}")
+    return checked(cls, stored, f"{root.uri}/{file}")
+
+
+def changed(config: T, flags: Mapping[str, str], may: Collection[str]) -> dict[str, Any]:
+    """Settings that are given anew and may differ.
+
+    Raises:
+        UserError: a flag would change another one.
+    """
+    given = build(type(config), "", flags)
+    for name in flags:
+        if name not in may and _setting(given, name) != _setting(config, name):
+            can = ", ".join(map(flag, may))
+            raise UserError(
+                f"{flag(name)} cannot change on resume, or results could not be compared: it was "
+                f"{_setting(config, name)!r}, got {_setting(given, name)!r}; these can: {can}"
+            )
+    return {name: getattr(given, name) for name in flags if name in may}
+
+
+def _setting(config: Any, name: str) -> Any:
+    for part in name.split("."):
+        config = getattr(config, part)
+    return config

@@ -1,0 +1,144 @@
+"""Train one model with one loss, or with the losses that a search found.
+
+Examples:
+    python -m lfs.train --loss arc --loss.margin 0.3 --generations 6
+    python -m lfs.train --config real_faces --data.root /path/to/faces --loss am --loss.margin 0.35
+    python -m lfs.train --loss runs/builtin-20260101-120000 --seed 1
+    python -m lfs.train --resume runs/arc-20260101-120000
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from lfs.commands import FAILED, OK, run_command
+from lfs.config import SearchConfig
+from lfs.options import Parser, add_flags, build, checked, overlay
+from lfs.run_store import RunStore
+from lfs.search import resumed
+from lfs.view import View, default_name
+from search_space.config import LossConfig
+from search_space.errors import UserError
+from search_space.margins import LOSSES
+
+NOT_HERE = (
+    "mode", "warmup_generations", "population_size", "num_workers", "cpus_per_worker", "gpus_per_worker", "address",
+    "dashboard", "schedule", "loss.name", "space", "policy",
+)  # fmt: skip
+"""Settings that only a search has."""
+
+
+def parser() -> Parser:
+    """The command's flags: a loss, a recipe or a run to resume, and one flag per setting."""
+    made = Parser(
+        prog="python -m lfs.train",
+        usage="%(prog)s --loss LOSS|RUN [--config RECIPE] [--SETTING VALUE ...] | --resume RUN",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    known = ", ".join(LOSSES)
+    made.add_argument(
+        "--loss", metavar="LOSS|RUN", default="",
+        help=f"{known}; or a run, whose winning losses are replayed generation by generation from scratch",
+    )  # fmt: skip
+    made.add_argument("--config", metavar="RECIPE", default="", help="YAML file, or a name in configs/ [builtin]")
+    made.add_argument(
+        "--resume", metavar="RUN", default="", help="run directory to continue after its last committed generation"
+    )
+    add_flags(made, SearchConfig, but=NOT_HERE)
+    return made
+
+
+def replayed(source: RunStore, recipe: str, flags: dict[str, str]) -> SearchConfig:
+    """A training from scratch with the losses of another run's winners; its settings too, unless a recipe is named.
+
+    Raises:
+        UserError: the run has no generation yet, or a flag that contradicts it.
+    """
+    config = source.load_config()
+    if config.start:
+        raise UserError(f"--loss: {source.uri} went on from {config.start}; only a run from scratch can be replayed")
+    schedule = tuple(summary["winner_loss"] for summary in source.summaries())
+    if not schedule:
+        raise UserError(f"--loss: {source.uri} has no committed generation yet, so there is nothing to replay")
+    for name in flags:
+        if name.startswith("loss."):
+            raise UserError(f"--{name} does not apply to the replay of a run: its losses are what they were")
+    if recipe:
+        config = build(SearchConfig, recipe, flags)
+    else:
+        plain = replace(config, mode="search", loss=LossConfig(), schedule=(), name="", storage="runs", order=0)
+        kept = asdict(replace(plain, generations=len(schedule)))
+        config = checked(SearchConfig, overlay(kept, flags, SearchConfig), source.uri, flags=flags)
+    return replace(config, mode="fixed", loss=LossConfig(), schedule=schedule)
+
+
+def configured(loss: str, recipe: str, flags: dict[str, str]) -> SearchConfig:
+    """The configuration that `--loss`, `--config` and the flags stand for."""
+    if not loss:
+        raise UserError(f"--loss is needed: one of {', '.join(LOSSES)}, or a run to replay")
+    source = RunStore(loss)
+    if loss not in LOSSES and source.exists("config.yaml"):
+        config, stem = replayed(source, recipe, flags), f"replay-{source.name}"
+    elif loss not in LOSSES and ("/" in loss or Path(loss).exists()):
+        raise UserError(f"--loss: {loss} is no run: it has no config.yaml")
+    else:
+        config, stem = build(SearchConfig, recipe or "builtin", {**flags, "mode": "fixed", "loss.name": loss}), loss
+    return replace(config, name=config.name or default_name(stem))
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; see the module."""
+    flags = vars(parser().parse_args(argv))
+    loss, recipe, resume = flags.pop("loss"), flags.pop("config"), flags.pop("resume")
+    if resume and (recipe or loss):
+        raise UserError("--resume goes without --config and --loss: the run has its own")
+    view = View()
+
+    from lfs.driver import new_run, old_run
+
+    if resume:
+        store, changes = resumed(resume, flags)
+        if store.load_config().mode != "fixed":
+            raise UserError(f"{store.uri} is a search: continue it with python -m lfs.search --resume {store.shown}")
+        old_run(store, changes, view)
+    else:
+        store, _ = new_run(configured(loss, recipe, flags), view)
+    return train(store, view)
+
+
+def train(store: RunStore, view: View) -> int:
+    """Train a run to its end, or until Ctrl-C."""
+    from lfs.driver import interrupts
+    from lfs.serial import SerialRun
+
+    run = SerialRun(store)
+    view.start(run.status())
+    told = False
+
+    def show(status: dict[str, Any]) -> None:
+        nonlocal told
+        if run.stop_asked.is_set() and not told:
+            told = True
+            view.say("stopping after this generation; Ctrl-C again stops now (committed generations stay)")
+        view.update(status)
+
+    try:
+        with interrupts(run.stop_asked):
+            status = run.run(show)
+    except KeyboardInterrupt:
+        print(f"\nlfs.train: stopped at once; continue with --resume {store.shown}", file=sys.stderr)
+        return FAILED
+    finally:
+        view.stop()
+    view.finish(store.shown, status)
+    if status["generation"] < run.config.generations:
+        view.say(f"stopped      continue with python -m lfs.train --resume {store.shown}")
+    return OK
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,132 @@
+"""One loss that contains CosFace, ArcFace, MV-softmax, CurricularFace and the focal loss as points.
+
+With scale s, target cosine c_y, cosine c of another class, p the probability of the target after all of this:
+
+    target     f(c_y) = cos(theta_y + m_arc) - m_cos, extended beyond pi - m_arc as in `margins.Arc`
+    negatives  a class is hard where c > f(c_y), else easy;
+               g(c) = c + t_hard * w(c) + curriculum * c * (e + c - 1) if hard,    c + t_easy * w(c) if easy
+               with w(c) = c + 1 (adaptive) or 1, and e the running mean of c_y
+    outer      L = (1 - p)^gamma * -log p
+    scale      s
+
+m_cos alone is CosFace, m_arc alone ArcFace, either with t_hard MV-softmax, m_arc with curriculum = 1 CurricularFace
+(`c + c * (e + c - 1) = c * (e + c)`), gamma alone the focal loss, and all at 0 `norm_softmax`. Sources: `margins.py`,
+`hard_negatives.py`; Lin et al., ICCV 2017, arXiv 1708.02002 (focal loss).
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from search_space.config import MAX_SCALE
+from search_space.errors import require
+from search_space.loss import Loss, LossContext, register_loss
+from search_space.margin_loss import add_angle
+from search_space.modulation import log_odds
+
+
+class Parameter(NamedTuple):
+    """One parameter, and how the `unified` space searches it."""
+
+    part: str
+    low: float
+    high: float
+    start: float
+    """First mean, if searched."""
+    unit: float = 1.0
+    """What one unit of the action is worth. Chosen so that one step of the policy matters about as much everywhere: the
+    range is about half a unit, as for a margin."""
+    fixed: float = 0.0
+    """Value, if not searched: the parameter has no effect."""
+
+
+PARAMETERS = {
+    "m_arc": Parameter("target", 0, 0.6, 0.1),
+    "m_cos": Parameter("target", 0, 0.5, 0.15),
+    "t_hard": Parameter("negatives", 0, 0.6, 0.1),
+    "t_easy": Parameter("negatives", -0.3, 0.3, 0),
+    "curriculum": Parameter("negatives", 0, 1, 0.2, unit=2),
+    "gamma": Parameter("outer", 0, 3, 0.5, unit=5),
+}
+"""All but the scale, whose action is its logarithm. m_arc and m_cos at their start make about the margin that the space
+`global` starts from."""
+
+
+@register_loss
+@dataclass(frozen=True, kw_only=True)
+class Unified(Loss):
+    """A point of the unified space, see above. All parameters at 0, as they are by default: `norm_softmax`.
+
+    The running mean is brought up to date in each call with gradients enabled, before it is used.
+    """
+
+    name: ClassVar[str] = "unified"
+    needs_context: ClassVar[bool] = True
+
+    m_arc: float = 0.0
+    m_cos: float = 0.0
+    t_hard: float = 0.0
+    t_easy: float = 0.0
+    curriculum: float = 0.0
+    gamma: float = 0.0
+    adaptive: bool = True
+    momentum: float = 0.99
+    """Share of the old value in the running mean; CurricularFace's."""
+
+    def __post_init__(self) -> None:
+        require(0 < self.scale <= MAX_SCALE, f"unified scale must be in (0, {MAX_SCALE:g}]", self.scale)
+        for name, limits in PARAMETERS.items():
+            value = getattr(self, name)
+            law = f"unified {name} must be in [{limits.low:g}, {limits.high:g}]"
+            require(limits.low <= value <= limits.high, law, value)
+        require(0 <= self.momentum <= 1, "unified momentum must be in [0, 1]", self.momentum)
+
+    def parameters(self) -> dict[str, float]:
+        return {name: float(getattr(self, name)) for name in (*PARAMETERS, "scale")}
+
+    def initial_state(self) -> dict[str, Tensor]:
+        """The running mean, also where `curriculum` is 0: the next candidate's may not be."""
+        return {"t": torch.zeros(())}
+
+    def target_cosine(self, cosine: Tensor) -> Tensor:
+        """f, [batch]."""
+        return (add_angle(cosine, self.m_arc) if self.m_arc else cosine) - self.m_cos
+
+    def negative_map(self, mean: Tensor, cosines: Tensor, changed_target: Tensor) -> tuple[Tensor, Tensor | None]:
+        """g and its derivative, each [batch, classes]. It is linear but for the curriculum."""
+        hard = cosines > changed_target
+        weight = hard.to(cosines.dtype).mul_(self.t_hard - self.t_easy).add_(self.t_easy)
+        slope: Tensor | None
+        if self.adaptive:
+            changed, slope = torch.addcmul(cosines, weight, cosines + 1), weight.add_(1)
+        else:
+            changed, slope = cosines + weight, None
+        if self.curriculum:
+            slope = torch.ones_like(weight) if slope is None else slope
+            share = hard.to(cosines.dtype).mul_(self.curriculum)
+            distance = cosines + (mean.to(cosines.dtype) - 1)
+            changed.addcmul_(share, cosines * distance)
+            slope.addcmul_(share, distance.add_(cosines))
+        return changed, slope
+
+    def per_sample(self, cosines: Tensor, target: Tensor, context: LossContext | None = None) -> Tensor:
+        if context is None:
+            raise ValueError(f"{self.name} needs a LossContext, got None")
+        mean = context.state["t"]
+        if torch.is_grad_enabled():
+            own = cosines.detach().gather(1, target[:, None])
+            mean.lerp_(own.mean(dtype=mean.dtype), 1 - self.momentum)
+        edited = self.t_hard or self.t_easy or self.curriculum
+        odds = log_odds(
+            cosines,
+            target,
+            scale=self.scale,
+            target_map=self.target_cosine,
+            negative_map=partial(self.negative_map, mean) if edited else None,
+        )
+        loss = -functional.logsigmoid(odds)
+        return loss * (self.gamma * functional.logsigmoid(-odds)).exp() if self.gamma else loss

@@ -1,0 +1,276 @@
+"""The command that compares losses: which runs it makes of which settings, what it refuses, and a whole one with -9."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+
+from lfs import compare, reliability
+from lfs.cells import CellTrial, prepare
+from lfs.commands import FAILED, run_command
+from lfs.compare import Cell, cells_of, points_of, run_of, search_of
+from lfs.config import CompareConfig, ReliabilityConfig
+from lfs.generation import DivergedError
+from lfs.options import build
+from lfs.outcomes import outcome_of
+from lfs.run_store import RunStore
+from search_space.errors import UserError
+from tests.lfs.conftest import Command
+from trainers.checkpoint import from_bytes
+
+SHORT = (
+    "--trainer.generation-length",
+    "6",
+    "--generations",
+    "2",
+    "--population-size",
+    "2",
+    "--warmup-generations",
+    "1",
+)
+
+
+def config(**changes: object) -> CompareConfig:
+    values: dict[str, object] = {"population_size": 4, "losses": ("am", "norm_softmax"), "searches": ("search",)}
+    return CompareConfig(**values | changes)  # type: ignore[arg-type]
+
+
+def test_every_method_is_trained_on_every_seed_and_further_trainings_come_last() -> None:
+    cells = cells_of(config(seeds=(0, 5), grid={"am": (0.1, 0.3)}))
+    assert [cell.name for cell in cells[:4]] == ["search-seed0", "am-margin=0.1-seed0", "am-margin=0.3-seed0",
+                                                 "norm_softmax-scale=16-seed0"]  # fmt: skip
+    further = [cell for cell in cells if cell.replicate]
+    assert cells[-len(further) :] == further
+    assert [cell.name for cell in further] == [
+        "am-margin=0.1-seed0-again1", "am-margin=0.3-seed0-again1",
+        "am-margin=0.1-seed5-again1", "am-margin=0.3-seed5-again1",
+    ]  # fmt: skip
+    assert len({cell.name for cell in cells}) == len(cells)
+
+
+def test_each_loss_has_at_least_b_trainings_per_seed_unless_told_otherwise() -> None:
+    for population in (2, 4, 7):
+        cells = cells_of(config(population_size=population, seeds=(0,), losses=("softmax", "am")))
+        counts = pd.Series([cell.method for cell in cells if not cell.searched]).value_counts()
+        assert counts["softmax"] == population
+        assert counts["am"] == max(population, 4)
+    assert all(not cell.replicate for cell in cells_of(config(replicates=False)))
+
+
+def test_a_cell_is_an_ordinary_run() -> None:
+    settings = config(seeds=(3,), generations=5)
+    am = run_of(settings, Cell(method="am", searched=False, seed=3, parameters=(("margin", 0.2),), replicate=1))
+    assert (am.mode, am.loss.name, am.loss.margin, am.seed, am.population) == ("fixed", "am", 0.2, 10_003, 1)
+    search = run_of(settings, Cell(method="search", searched=True, seed=3))
+    assert (search.mode, search.space, search.seed, search.population) == ("search", settings.space, 3, 4)
+    assert am.generations == search.generations == 5
+    assert am.trainer == search.trainer
+
+
+def test_rows_of_searches() -> None:
+    settings = config()
+    assert search_of(settings, "random") == ("random", settings.space)
+    assert search_of(settings, "am_lfs")[1].name == "am_lfs"
+    assert search_of(settings, "random:local")[1].name == "local"
+    with pytest.raises(UserError, match="searches must be search, random, am_lfs or MODE:SPACE, got 'best'"):
+        search_of(settings, "best")
+
+
+def test_a_grid_replaces_the_declared_one() -> None:
+    settings = config(grid={"am": (0.05,)})
+    assert points_of(settings, "am") == [(("margin", 0.05),)]
+    assert points_of(config(losses=("softmax",)), "softmax") == [()]
+    with pytest.raises(UserError, match="grid of softmax must be left out"):
+        points_of(config(losses=("softmax",), grid={"softmax": (1.0,)}), "softmax")
+
+
+def test_grids_are_read_from_flags() -> None:
+    made = build(CompareConfig, "", {"losses": "am,arc", "grid": "am=0.1,0.2 arc=0.5"})
+    assert made.grid == {"am": (0.1, 0.2), "arc": (0.5,)}
+    with pytest.raises(UserError, match="--grid: "):
+        build(CompareConfig, "", {"grid": "am=big"})
+
+
+@pytest.fixture
+def refused(tmp_path: Path, recipe_file: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs a command that must be refused before Ray starts; returns its one line."""
+
+    def run(*arguments: str, main: Callable[..., int] = compare.main) -> str:
+        where = () if "--resume" in arguments else ("--config", recipe_file(), "--storage", str(tmp_path / "runs"))
+        assert run_command(main, [*arguments, *where]) == FAILED
+        [line] = capsys.readouterr().err.splitlines()
+        assert "defect" not in line
+        return line
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--losses", "am,ark"), "got 'ark'; did you mean arc"),
+        (("--searches", "search:globel"), "got 'globel'; did you mean global"),
+        (("--grid", "am=0.1,9"), "loss margin of am must be in [0, 2], cosines, got 9"),
+        (("--grid", "magface=0.1"), "grid must be of losses that are compared, got ['magface']"),
+        (("--seeds", "1,1"), "seeds must be distinct"),
+        (("--losses", "am,am"), "losses and searches must be distinct"),
+        (("--searches", "am_lfs,search:am_lfs"), "searches must be distinct, got ['am_lfs', 'search:am_lfs']"),
+        (("--searches", "search:"), "searches must be search, random, am_lfs or MODE:SPACE, got 'search:'"),
+        (("--grid", "am=0.1,0.10000001"), "grid must have one or more distinct values of am"),
+        (("--losses", "", "--searches", ""), "must name at least one row"),
+        (("--resume", "nothing"), "cannot be resumed: it has no comparison.yaml"),
+    ],
+)
+def test_refuses(refused: Callable[..., str], tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+    assert message in refused(*arguments)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--grid", "am=0.1,0.2"), "grid must have at least 3 losses"),
+        (("--orders", "1"), "orders must be at least 2, got 1"),
+        (("--grid", "softmax=1,2,3"), "grid of softmax must be left out"),
+        (("--metrics", "tar@far=2"), "must be in (0, 1)"),
+        (("--after", "1000", "--lengths", "300,701"), "must be whole multiples of one length, at least 15 here"),
+        (("--start", "nothing"), "is no run"),
+        (("--resume", "nothing"), "cannot be resumed: it has no reliability.yaml"),
+    ],
+)
+def test_a_study_of_reliability_refuses(
+    refused: Callable[..., str], tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    assert message in refused(*arguments, main=reliability.main)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_lengths_of_a_study_are_whole_generations_of_its_runs(tmp_path: Path) -> None:
+    settings = ReliabilityConfig(after=3.0, lengths=(1.5, 6.0), orders=2)
+    made = reliability.plan(settings, RunStore(str(tmp_path)))
+    assert made.base is not None
+    assert (made.base.generations, made.base.trainer.generation_length) == (2, 1.5)
+    assert made.generations == {1.5: 2, 6.0: 5}
+    assert {run.generations for run in made.cells.values()} == {6}
+    assert {run.order for run in made.cells.values()} == {1, 2}
+    assert len(made.cells) == 12
+
+
+def test_a_cell_of_other_settings_is_not_taken_for_ours(tmp_path: Path) -> None:
+    root, run = RunStore(str(tmp_path)), run_of(config(), Cell(method="am", searched=False, seed=0))
+    prepare(root, {"am": run})
+    prepare(root, {"am": replace(run, num_workers=7)})
+    with pytest.raises(UserError, match=r"cells/am was made with other settings \(seed, generations\); remove it"):
+        prepare(root, {"am": replace(run, generations=9, seed=1)})
+
+
+@pytest.mark.parametrize("error", [UserError("/gone.lmdb: no such LMDB"), DivergedError("all diverged")])
+def test_only_divergence_is_an_outcome(tmp_path: Path, error: UserError) -> None:
+    trial = CellTrial.__new__(CellTrial)
+    trial.store = trial.root = RunStore(str(tmp_path))
+    trial.scores, trial.trouble = None, ""
+
+    class Run:
+        search = SimpleNamespace(over=False, error="", state=SimpleNamespace(num_images=7))
+        board = SimpleNamespace(summaries=[])
+
+        def generation(self) -> None:
+            raise error
+
+    trial.run_ = Run()
+    result = trial.step()
+    assert result["done"]
+    outcome = outcome_of(trial.store)
+    if isinstance(error, DivergedError):
+        assert outcome is not None
+        assert (outcome.diverged, outcome.reason, outcome.num_images) == (True, "all diverged", 7)
+    else:
+        assert outcome is None
+        assert result["trouble"] == "/gone.lmdb: no such LMDB"
+
+
+@pytest.mark.ray
+def test_a_comparison_outlives_its_driver_and_a_trial(
+    run_command: Callable[..., Command], recipe_file: Callable[..., str], tmp_path: Path
+) -> None:
+    """Killed with -9 in the middle and resumed: the same cells, to the last bit, as those of single runs."""
+    root = tmp_path / "compared"
+    rows = ("--losses", "am,curricular", "--grid", "am=0.1,0.3 curricular=0.2", "--searches", "search", "--seeds", "1")
+    where = ("--config", recipe_file(), "--storage", str(tmp_path), "--name", "compared", "--num-workers", "2")
+    first = run_command("lfs.compare", *where, *rows, *SHORT)
+    first.wait_for(root / "cells" / "search-seed1" / "generations" / "000000" / "COMMIT")
+    first.kill("ray::ResourceTrainable")
+    first.wait_for(root / "cells" / "am-margin=0.1-seed1" / "outcome.json")
+    first.kill("lfs.compare")
+    first.wait()
+    first.clean()
+
+    refused = run_command("lfs.compare", "--resume", str(root), "--reward.metric", "accuracy")
+    assert refused.wait() == FAILED
+    [line] = refused.err.read_text().splitlines()
+    assert "--reward.metric cannot change on resume" in line
+
+    stopped = run_command("lfs.compare", "--resume", str(root), "--num-workers", "1")
+    stopped.wait_for(root / "tune-2")
+    os.kill(stopped.process.pid, signal.SIGINT)
+    assert stopped.wait() == FAILED
+    assert "stopping after the running generations" in stopped.out.read_text()
+    assert f"continue with python -m lfs.compare --resume {root}" in stopped.out.read_text()
+    assert not (root / "stop").exists()
+
+    second = run_command("lfs.compare", "--resume", str(root), "--num-workers", "1")
+    assert second.wait() == 0, second.err.read_text()
+    out = second.out.read_text()
+    assert "AM-Softmax" in out
+    assert "Search-Softmax" in out
+    for name in ("cells.csv", "table.csv", "grid.csv", "table.md", "comparison.png", "loss-search-seed1.png"):
+        assert (root / name).stat().st_size > 0, name
+    cells = pd.read_csv(root / "cells.csv")
+    assert sorted(cells["method"]) == ["am", "am", "curricular", "curricular", "search"]
+    images = cells.set_index("method")["num_images"]
+    assert images["search"] == 3 * 6 * 16
+    assert set(images["am"]) == {2 * 6 * 16}
+
+    alone = run_command(
+        "lfs.train", "--config", where[1], "--loss", "am", "--loss.margin", "0.3", "--seed", "1",
+        "--storage", str(tmp_path), "--name", "alone", *SHORT[:4],
+    )  # fmt: skip
+    assert alone.wait() == 0, alone.err.read_text()
+    cell = root / "cells" / "am-margin=0.3-seed1"
+    assert (
+        json.loads((cell / "outcome.json").read_text())["test"]
+        == json.loads((tmp_path / "alone" / "result.json").read_text())["test"]
+    )
+    both = [(p / "generations" / "000001" / "winner.safetensors").read_bytes() for p in (cell, tmp_path / "alone")]
+    ours, theirs = (from_bytes(data, source="")[0] for data in both)
+    assert all((ours[name] == theirs[name]).all() for name in theirs)
+
+    third = run_command("lfs.compare", "--resume", str(root))
+    assert third.wait() == 0, third.err.read_text()
+    assert "to train" not in third.out.read_text()
+
+
+@pytest.mark.ray
+def test_a_study_of_reliability(
+    run_command: Callable[..., Command], recipe_file: Callable[..., str], tmp_path: Path
+) -> None:
+    where = ("--config", recipe_file(), "--storage", str(tmp_path), "--name", "study", "--num-workers", "2")
+    study = ("--grid", "am=0,0.2,0.4", "--after", "6", "--lengths", "6,12", "--metrics", "auc,accuracy")
+    command = run_command("lfs.reliability", *where, *study)
+    assert command.wait() == 0, command.err.read_text()
+    table = pd.read_csv(tmp_path / "study" / "reliability.csv")
+    assert list(zip(table["length"], table["metric"], strict=True)) == [
+        (6.0, "auc"), (6.0, "accuracy"), (12.0, "auc"), (12.0, "accuracy"),
+    ]  # fmt: skip
+    assert table["rank_correlation"].between(-1, 1).all()
+    assert (table["paired_se"] > 0).all()
+    assert "rank correlation" in command.out.read_text()
+    more = run_command("lfs.reliability", "--resume", str(tmp_path / "study"), "--orders", "3")
+    assert more.wait() == 0, more.err.read_text()
+    assert "3 of 9 cells to train" in more.out.read_text()
