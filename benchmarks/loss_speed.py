@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from search_space.config import LossConfig, SpaceConfig
-from search_space.loss import LossContext
+from search_space.loss import Loss, LossContext
 from search_space.margins import LOSSES, make_loss
 from search_space.modulation import modulated_cross_entropy, probability_bin
 from search_space.policy import ask
@@ -92,17 +92,18 @@ def medians_s(losses: dict[str, LossFunction], x: Tensor, target: Tensor, repeat
 
 
 def fixed_contestants(num_classes: int) -> dict[str, LossFunction]:
-    """The baseline and every hand-crafted loss; all see cosines."""
+    """The baseline, every hand-crafted loss, and the first losses of two spaces; all see cosines."""
 
-    def bound(name: str) -> LossFunction:
-        loss = make_loss(LossConfig(name=name), scale=SCALE)
+    def bound(loss: Loss) -> LossFunction:
         norms, class_norms = torch.full((BATCH,), 20.0), torch.full((num_classes,), 2.0)
         context = LossContext(norms=norms.requires_grad_(), class_norms=class_norms.requires_grad_())
         context.state = loss.initial_state()
         return lambda x, y: loss(x, y, context)
 
     baseline = {"cross_entropy": lambda x, y: functional.cross_entropy(SCALE * x, y)}
-    return {**baseline, **{name: bound(name) for name in LOSSES}}
+    spaces = {name: get_space(SpaceConfig(name=name, scale=SCALE)) for name in ("am_lfs", "unified")}
+    first = {name: bound(space.decode(space.initial_policy().mean)) for name, space in spaces.items()}
+    return {**baseline, **{n: bound(make_loss(LossConfig(name=n), scale=SCALE)) for n in LOSSES}, **first}
 
 
 def compare_fixed(seconds: float, generator: torch.Generator) -> None:

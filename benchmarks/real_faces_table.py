@@ -19,19 +19,20 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from lfs import compare
 from lfs.cells import prepare
+from lfs.commands import run_command
 from lfs.config import CompareConfig
-from lfs.driver import resolve
-from lfs.options import build
+from lfs.driver import check, resolve
+from lfs.options import build, leaves
 from lfs.outcomes import OUTCOME, CellOutcome
 from lfs.run_store import RunStore
-from lfs.settings import save_settings
+from lfs.settings import load_settings, save_settings
 from lfs.view import View
+from search_space.errors import UserError
 
 RESULTS = Path(__file__).parent / "results" / "real_faces"
 NOT_SETTINGS = ("name", "storage", "num_workers", "cpus_per_worker", "gpus_per_worker", "address", "dashboard")
@@ -67,18 +68,27 @@ def known_outcomes(config: CompareConfig) -> dict[str, CellOutcome]:
 
 
 def opened(config: CompareConfig, view: View) -> RunStore:
-    """The comparison's folder; a new one gets the outcomes that are known."""
+    """The comparison's folder, with every outcome that is known in its place.
+
+    Raises:
+        UserError: the data cannot be used, or the folder was made for data in another place.
+    """
     marks = "".join(digest(config, cell) for cell in compare.cells_of(config))
     name = f"{config.name}-{hashlib.sha256(marks.encode()).hexdigest()[:8]}"  # of other settings, another folder
     root = RunStore(f"{config.storage}/{name}")
-    if root.exists(compare.SETTINGS):
-        return root
+    compare.check_rows(config)
     resolved = resolve(config, view)
-    save_settings(root, compare.SETTINGS, resolved)
+    check(resolved, view)
+    if root.exists(compare.SETTINGS):
+        stored = load_settings(root, compare.SETTINGS, CompareConfig)
+        if stored.data != resolved.data:
+            raise UserError(f"{root.uri} was made for {stored.data.train[0]}; remove it, or take another --storage")
     known = known_outcomes(config)
     runs = {cell.name: compare.run_of(resolved, cell) for cell in compare.cells_of(config) if cell.name in known}
     for name, store in prepare(root, runs).items():
-        store.write(json.dumps(asdict(known[name])).encode(), OUTCOME)
+        if not store.exists(OUTCOME):
+            store.write(json.dumps(asdict(known[name])).encode(), OUTCOME)
+    save_settings(root, compare.SETTINGS, resolved)
     return root
 
 
@@ -108,26 +118,41 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--minutes", type=float, default=0, help="stop after so long, at the end of the generations")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings of lfs.compare")
     options = parser.parse_args(argv)
-    flags: dict[str, Any] = dict(item.split("=", 1) for item in options.set)
+    flags: dict[str, str] = {}
+    for item in options.set:
+        name, equals, value = item.partition("=")
+        if not equals or name not in SETTINGS_OF_COMPARE:
+            raise UserError(f"--set takes NAME=VALUE with a setting of lfs.compare, such as seeds=0,1; got {item!r}")
+        flags[name] = value
     flags |= {"data.root": options.folder, "storage": options.storage, "name": "real_faces_table"}
     config = replace(build(CompareConfig, "real_faces", flags), num_workers=int(options.num_workers))
     root = opened(config, View())
     command = [sys.executable, "-m", "lfs.compare", "--resume", root.path, "--num-workers", options.num_workers]
-    for name in ("losses", "searches", "seeds"):
-        command += [f"--{name}", ",".join(map(str, getattr(config, name)))]
     process = subprocess.Popen(command)
     try:
-        process.wait(options.minutes * 60 or None)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGINT)
-        process.wait()
-    except KeyboardInterrupt:  # the terminal told it, too
-        process.wait()
-    if Path(root.path, "cells.csv").exists():
-        keep(root, config)
-        print(f"results in {RESULTS}")
+        finished(process, options.minutes * 60)
+    finally:
+        if Path(root.path, "cells.csv").exists():
+            keep(root, config)
+            print(f"results in {RESULTS}")
     return process.returncode
 
 
+def finished(process: "subprocess.Popen[bytes]", seconds: float) -> None:
+    """Wait for the end, which is asked for after so many seconds. A Ctrl-C reaches the process, too."""
+    asked = seconds
+    while process.poll() is None:
+        try:
+            process.wait(asked or None)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)
+            asked = 0
+        except KeyboardInterrupt:
+            asked = 0
+
+
+SETTINGS_OF_COMPARE = {name for name, _, _ in leaves(CompareConfig)}
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_command(main))

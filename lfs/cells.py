@@ -60,13 +60,19 @@ class CellTrial(tune.Trainable):
         """Train one generation of the run, or test its final model."""
         if self.run_ is None or self.root.exists(STOP):
             return {"trouble": self.trouble, tune.result.DONE: True}
-        search = self.run_.search
         try:
-            record = None if search.over else self.run_.generation()
+            return self._advance(self.run_)
+        except UserError as error:  # trying again would not help
+            return {"trouble": str(error), tune.result.DONE: True}
+        except OSError as error:  # the run directory has been tried several times already
+            return {"trouble": f"storage {self.store.uri}: {error}", tune.result.DONE: True}
+
+    def _advance(self, run: SerialRun) -> dict[str, Any]:
+        search = run.search
+        try:
+            record = None if search.over else run.generation()
         except DivergedError as error:
             return self._finish(diverged=True, reason=str(error))
-        except UserError as error:
-            return {"trouble": str(error), tune.result.DONE: True}
         if search.error:  # hardly any draw of the policy is a usable loss
             return self._finish(diverged=True, reason=search.error)
         if record is None or search.over:

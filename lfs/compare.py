@@ -91,10 +91,11 @@ def own_parameter(method: str) -> str:
     Raises:
         UserError: unknown loss, or one without.
     """
-    name = next(iter(grid_of(method)[0]), "")
-    if not name:
-        raise UserError(f"grid of {method} must be left out: the loss has no parameter to vary")
-    return name
+    names = list(grid_of(method)[0])
+    if len(names) != 1 or isinstance(grid_of(method)[0][names[0]], bool):
+        why = f"its declared one is over {' and '.join(names)}" if names else "the loss has no parameter to vary"
+        raise UserError(f"grid of {method} must be left out: {why}")
+    return names[0]
 
 
 def run_of(config: CompareConfig, cell: Cell) -> SearchConfig:
@@ -160,6 +161,8 @@ def started(recipe: str, flags: dict[str, str], view: View) -> tuple[RunStore, C
     config = replace(config, name=config.name or default_name(f"compare-{Path(recipe or 'builtin').stem}"))
     root = RunStore(f"{config.storage.rstrip('/')}/{config.name}")
     root.require_absent()
+    unused = [name for name in config.grid if name not in config.losses]  # on resume, losses may be left out
+    require(not unused, "grid must be of losses that are compared", unused)
     check_rows(config)
     config = driver.resolve(config, view)
     require(bool(config.data.test.lmdb), "data.test must name the sets that a comparison is for", config.data.test.lmdb)

@@ -1,5 +1,6 @@
 """The whole configuration of a search: the components' own dataclasses, and what only the search knows."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -142,8 +143,6 @@ class CompareConfig(SearchConfig):
         rows = (*self.losses, *self.searches)
         require(len(set(rows)) == len(rows), "losses and searches must be distinct", rows)
         require(self.mode == "search", "mode is set by each row of a comparison: leave it out", self.mode)
-        unused = [name for name in self.grid if name not in self.losses]
-        require(not unused, "grid must be of losses that are compared", unused)
         refuse_grid(self.grid)
 
 
@@ -172,7 +171,8 @@ class ReliabilityConfig(SearchConfig):
     """Length, in `trainer.generation_unit`, of the training that leads to the common model; not with `start`."""
 
     lengths: tuple[float, ...] = ()
-    """Lengths to judge after, in `trainer.generation_unit`; empty: one and two generations."""
+    """Lengths to judge after, in `trainer.generation_unit`; empty: one and two generations, but one alone where weights
+    are averaged over a generation or momentum is not inherited."""
 
     metrics: tuple[str, ...] = ()
     """Rewards to judge; empty: all that the reward pairs allow."""
@@ -183,7 +183,19 @@ class ReliabilityConfig(SearchConfig):
         points = sum(len(values) for values in self.grid.values())
         require(points >= 3, "grid must have at least 3 losses: fewer cannot be ranked", points)
         require(self.orders >= 2, "orders must be at least 2", self.orders)
-        require(self.after >= 0, "after must be >= 0", self.after)
+        require(0 <= self.after < math.inf, "after must be >= 0 and finite", self.after)
         require(not (self.after and self.start), "after goes without start, which is the common model", self.after)
-        require(all(length > 0 for length in self.lengths), "lengths must be > 0", self.lengths)
+        require(all(0 < x < math.inf for x in self.lengths), "lengths must be > 0 and finite", self.lengths)
+        whole = self.trainer.average == 0 and self.trainer.inherit_momentum
+        law = "lengths must be one length, and after a multiple of it, where trainer.average is not 0 or momentum "
+        law += "is not inherited: a generation must not be cut into shorter ones"
+        one = len(self.lengths) <= 1 and (self.after / self.judged_lengths[0]).is_integer()
+        require(whole or one, law, (self.lengths, self.after))
         require(self.mode == "search", "mode is set by each training: leave it out", self.mode)
+
+    @property
+    def judged_lengths(self) -> tuple[float, ...]:
+        """Lengths that are judged, rising."""
+        one, trainer = self.trainer.generation_length, self.trainer
+        both = (one, 2 * one) if trainer.average == 0 and trainer.inherit_momentum else (one,)
+        return tuple(sorted(self.lengths)) or both

@@ -1,5 +1,6 @@
 """How the runs of a comparison ended."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import pydantic
@@ -53,8 +54,11 @@ def outcome_of(store: RunStore) -> CellOutcome | None:
         ) from None
 
 
-def scores_of(store: RunStore, generation: int) -> dict[str, KeptScore] | None:
-    """Further scores of a generation's model by metric; None: not measured.
+def scores_of(store: RunStore, generation: int, metrics: Collection[str]) -> dict[str, KeptScore] | None:
+    """Further scores of a generation's model, by metric; None: not measured.
+
+    Args:
+        metrics: what must have been measured.
 
     Raises:
         UserError: the file is damaged.
@@ -62,9 +66,13 @@ def scores_of(store: RunStore, generation: int) -> dict[str, KeptScore] | None:
     file = scores_file(generation)
     if not store.exists(file):
         return None
+    damage = f"{store.uri}/{file}: not the scores of {', '.join(metrics)}: "
     try:
-        return pydantic.TypeAdapter(dict[str, KeptScore]).validate_python(store.read_json(file))
+        scores = pydantic.TypeAdapter(dict[str, KeptScore]).validate_python(store.read_json(file))
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise UserError(f"{store.uri}/{file}: not scores: {where}: {first['msg']}; delete it to measure anew") from None
+        raise UserError(f"{damage}{where}: {first['msg']}; delete it to measure anew") from None
+    if set(scores) != set(metrics) or len({len(score.replicates) for score in scores.values()}) != 1:
+        raise UserError(f"{damage}it has {', '.join(scores) or 'none'}; delete it to measure anew")
+    return scores

@@ -38,12 +38,17 @@ from lfs.view import View, default_name
 from search_space.config import LossConfig, SpaceConfig
 from search_space.errors import UserError
 from search_space.margins import make_loss
-from trainers.config import PairsConfig
+from trainers.config import DataConfig
+from trainers.data.verification_set import verification_sets
 from trainers.metrics import Metric
+from trainers.validation import false_accepts
 
 SETTINGS = "reliability.yaml"
 MAY_CHANGE = ("num_workers", "address", "dashboard", "orders")
 BASE = "base"
+MIN_LOSSES = 3
+"""Fewer cannot be ranked."""
+
 MAX_PARTS = 20
 """Generations that the shortest length is cut into at most: each is validated and committed."""
 
@@ -70,12 +75,6 @@ def quantum(values: Sequence[float]) -> float:
     return gcd(*(p.numerator for p in parts)) / lcm(*(p.denominator for p in parts))
 
 
-def lengths_of(config: ReliabilityConfig) -> tuple[float, ...]:
-    """Lengths that are judged, rising."""
-    one = config.trainer.generation_length
-    return tuple(sorted(config.lengths)) or (one, 2 * one)
-
-
 def losses_of(config: ReliabilityConfig) -> dict[str, LossConfig]:
     """Losses by a name that a reader understands.
 
@@ -92,11 +91,14 @@ def losses_of(config: ReliabilityConfig) -> dict[str, LossConfig]:
     return losses
 
 
-def metrics_of(pairs: PairsConfig) -> tuple[str, ...]:
+def metrics_of(data: DataConfig) -> tuple[str, ...]:
     """All rewards that the data allows to judge."""
+    pairs = data.reward
     listed = ("accuracy", "auc", "d_prime", "tar@far=0.01", "tar@far=0.001")
     everyone = ("accuracy", "auc", "d_prime", "tar@far=0.01", "tar@far=0.001", "tar@far=0.0001", "tar@far=0.00001")
-    return (*(listed if pairs.pairs else ()), *(f"all:{name}" for name in everyone if pairs.labels))
+    names = (*(listed if pairs.pairs else ()), *(f"all:{name}" for name in everyone if pairs.labels))
+    sets = verification_sets(pairs, data.root, data.input_size)
+    return tuple(name for name in names if false_accepts(Metric.parse(name), sets) >= 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +120,7 @@ class Plan:
 
 def plan(config: ReliabilityConfig, root: RunStore) -> Plan:
     """The runs of a study: their generations are as long as all lengths are multiples of."""
-    lengths = lengths_of(config)
+    lengths = config.judged_lengths
     step = quantum((config.after, *lengths))
     if step < lengths[0] / MAX_PARTS:
         raise UserError(
@@ -159,9 +161,11 @@ def judged(config: ReliabilityConfig, root: RunStore, made: Plan) -> list[Reliab
     results = []
     orders = range(1, config.orders + 1)
     for length, generation in made.generations.items():
-        scores = {loss: [scores_of(root, loss, order, generation) for order in orders] for loss in losses_of(config)}
+        scores = {
+            loss: [scores_of(config, root, loss, order, generation) for order in orders] for loss in losses_of(config)
+        }
         complete = {loss: [s for s in found if s] for loss, found in scores.items() if all(found)}
-        if len(complete) < 2:
+        if len(complete) < MIN_LOSSES:
             continue
         for metric in config.metrics:
             rewards = [[complete[loss][i][metric].value for loss in complete] for i in range(config.orders)]
@@ -170,9 +174,11 @@ def judged(config: ReliabilityConfig, root: RunStore, made: Plan) -> list[Reliab
     return results
 
 
-def scores_of(root: RunStore, loss: str, order: int, generation: int) -> dict[str, outcomes.KeptScore] | None:
+def scores_of(
+    config: ReliabilityConfig, root: RunStore, loss: str, order: int, generation: int
+) -> dict[str, outcomes.KeptScore] | None:
     """Scores of a loss in one order; None if they are not there."""
-    return outcomes.scores_of(RunStore(f"{root.uri}/cells/{cell_name(loss, order)}"), generation)
+    return outcomes.scores_of(RunStore(f"{root.uri}/cells/{cell_name(loss, order)}"), generation, config.metrics)
 
 
 def dropped(config: ReliabilityConfig, root: RunStore) -> list[str]:
@@ -219,12 +225,17 @@ def started(recipe: str, flags: dict[str, str], view: View) -> tuple[RunStore, R
     losses_of(config)
     start = pinned(config.start) if config.start else ""
     config = replace(resolve(replace(config, start=""), view), start=start)
-    metrics = config.metrics or metrics_of(config.data.reward)
+    metrics = config.metrics or metrics_of(config.data)
     config = replace(config, metrics=tuple(str(Metric.parse(name, "metrics")) for name in metrics))
-    check(config, view)
+    check(judging(config), view)
     plan(config, root)
     save_settings(root, SETTINGS, config)
     return root, config
+
+
+def judging(config: ReliabilityConfig) -> ReliabilityConfig:
+    """The same with all judged rewards among those that the data must be able to give."""
+    return replace(config, reward=replace(config.reward, record=config.metrics))
 
 
 def resumed(folder: str, flags: dict[str, str], view: View) -> tuple[RunStore, ReliabilityConfig]:
@@ -235,7 +246,7 @@ def resumed(folder: str, flags: dict[str, str], view: View) -> tuple[RunStore, R
     config = load_settings(root, SETTINGS, ReliabilityConfig)
     config = replace(config, **changed(config, flags, MAY_CHANGE))
     plan(config, root)
-    check(config, view)
+    check(judging(config), view)
     save_settings(root, SETTINGS, config)
     return root, config
 
@@ -276,7 +287,7 @@ def main(argv: Sequence[str]) -> int:
     if not complete:
         view.say(f"incomplete   continue with python -m lfs.reliability --resume {root.shown}")
     elif not results:
-        raise UserError("fewer than two losses came through in all orders: there is nothing to rank")
+        raise UserError("fewer than three losses came through in all orders: there is nothing to rank")
     return OK if complete else FAILED
 
 

@@ -182,7 +182,9 @@ class RunStore:
         """Test scores of the final model, if the search came to its end."""
         result = self.read_json("result.json") if self.exists("result.json") else None
         done = self.committed()
-        if result and not (isinstance(result.get("test"), dict) and isinstance(result.get("generation"), int)):
+        scores = (result or {}).get("test")
+        numbers = isinstance(scores, dict) and all(isinstance(value, int | float) for value in scores.values())
+        if result and not (numbers and isinstance(result.get("generation"), int)):
             raise UserError(
                 f"{self.uri}/result.json: damaged: expected `generation` and `test`; delete it to test again"
             )

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from lfs.options import build, checked, flag
+from lfs.options import checked, flag, overlay, refuse_unknown
 from lfs.run_store import FORMAT, RunStore, plain
 from search_space.errors import UserError
 
@@ -42,6 +42,9 @@ def load_settings(root: RunStore, file: str, cls: type[T]) -> T:
         raise UserError(f"{root.uri}/{file}: not the settings of a comparison: {line}") from None
     if found != FORMAT:
         raise UserError(f"{root.uri}/{file}: format {found!r}; this version reads format {FORMAT}")
+    if not isinstance(stored, dict):
+        raise UserError(f"{root.uri}/{file}: not the settings of a comparison: got {stored!r}")
+    refuse_unknown(cls, stored, f"{root.uri}/{file}", None)
     return checked(cls, stored, f"{root.uri}/{file}")
 
 
@@ -51,7 +54,7 @@ def changed(config: T, flags: Mapping[str, str], may: Collection[str]) -> dict[s
     Raises:
         UserError: a flag would change another one.
     """
-    given = build(type(config), "", flags)
+    given = checked(type(config), overlay(plain(asdict(config)), flags, type(config)), "", flags=flags)  # type: ignore[call-overload]
     for name in flags:
         if name not in may and _setting(given, name) != _setting(config, name):
             can = ", ".join(map(flag, may))

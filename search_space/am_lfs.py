@@ -63,6 +63,13 @@ class AMLFS(Loss):
     def _tau(self) -> tuple[Numbers, Numbers]:
         return self.tau_slopes, self.tau_intercepts
 
+    def fault(self) -> str:
+        for name, slopes in (("t", self.t_slopes), ("tau", self.tau_slopes)):
+            for i, slope in enumerate(slopes):
+                if slope < 0:
+                    return f"{name} falls in interval {i} (slope {slope:.2f})"
+        return ""
+
     def parameters(self) -> dict[str, float]:
         groups = {"t_slope": self.t_slopes, "tau_slope": self.tau_slopes}
         groups |= {"t_intercept": self.t_intercepts, "tau_intercept": self.tau_intercepts}

@@ -18,7 +18,7 @@ from search_space.margin_loss import ANGLE, COSINE, Grid, MarginLoss, Range, add
 from search_space.modulation import NegativeMap, log_odds
 
 
-def _hard(cosines: Tensor, changed_target: Tensor) -> Tensor:
+def hard_classes(cosines: Tensor, changed_target: Tensor) -> Tensor:
     """1 where hard, else 0, in the dtype of the cosines: on the CPU, anything with booleans takes ten times as long."""
     return torch.gt(cosines, changed_target, out=torch.empty_like(cosines))
 
@@ -39,7 +39,7 @@ class _SupportVectorGuided(MarginLoss):
     def target_cosine(self, cosine: Tensor) -> Tensor: ...
 
     def negative_map(self, cosines: Tensor, changed_target: Tensor) -> tuple[Tensor, Tensor | None]:
-        weight = _hard(cosines, changed_target).mul_(self.t)  # [batch, classes]
+        weight = hard_classes(cosines, changed_target).mul_(self.t)  # [batch, classes]
         if not self.adaptive:
             return weight.add_(cosines), None
         return torch.addcmul(cosines, weight, cosines + 1), weight.add_(1)
@@ -124,7 +124,7 @@ class Curricular(MarginLoss):
 
 def _modulated(t: Tensor, cosines: Tensor, changed_target: Tensor) -> tuple[Tensor, Tensor]:
     """Hard classes to `c * (t + c) = c + c * (c + t - 1)`, with its derivative."""
-    hard = _hard(cosines, changed_target)  # [batch, classes]
+    hard = hard_classes(cosines, changed_target)  # [batch, classes]
     excess = (cosines + (t - 1).to(cosines.dtype)).mul_(hard)
     others = torch.addcmul(cosines, cosines, excess)
     return others, excess.add_(1).addcmul_(hard, cosines)

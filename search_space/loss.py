@@ -64,6 +64,10 @@ class Loss(ABC):
         """Tensors that the loss carries from step to step (a running mean, say), as they are at the start."""
         return {}
 
+    def fault(self) -> str:
+        """Why it must not be trained, where its parameters alone say so (see `usable.why_unusable`); empty: nothing."""
+        return ""
+
     def parameters(self) -> dict[str, float]:
         """Name and value of every parameter, flat, for tables and logs."""
         return {key: float(value) for key, value in asdict(self).items() if isinstance(value, int | float)}

@@ -105,7 +105,7 @@ class ASoftmax(MarginLoss):
 
     def annealing(self, step: int) -> float:
         """lambda at `step`."""
-        return max(self.lambda_min, self.lambda_max / math.pow(1 + self.gamma * step, self.power))
+        return max(self.lambda_min, self.lambda_max * math.exp(-self.power * math.log1p(self.gamma * step)))
 
     def per_sample(self, cosines: Tensor, target: Tensor, context: LossContext | None = None) -> Tensor:
         context = self.needed(context)

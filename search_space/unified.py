@@ -24,6 +24,7 @@ from torch.nn import functional
 
 from search_space.config import MAX_SCALE
 from search_space.errors import require
+from search_space.hard_negatives import hard_classes
 from search_space.loss import Loss, LossContext, register_loss
 from search_space.margin_loss import add_angle
 from search_space.modulation import log_odds
@@ -98,8 +99,8 @@ class Unified(Loss):
 
     def negative_map(self, mean: Tensor, cosines: Tensor, changed_target: Tensor) -> tuple[Tensor, Tensor | None]:
         """g and its derivative, each [batch, classes]. It is linear but for the curriculum."""
-        hard = cosines > changed_target
-        weight = hard.to(cosines.dtype).mul_(self.t_hard - self.t_easy).add_(self.t_easy)
+        hard = hard_classes(cosines, changed_target)
+        weight = (hard * (self.t_hard - self.t_easy)).add_(self.t_easy)
         slope: Tensor | None
         if self.adaptive:
             changed, slope = torch.addcmul(cosines, weight, cosines + 1), weight.add_(1)
@@ -107,7 +108,7 @@ class Unified(Loss):
             changed, slope = cosines + weight, None
         if self.curriculum:
             slope = torch.ones_like(weight) if slope is None else slope
-            share = hard.to(cosines.dtype).mul_(self.curriculum)
+            share = hard.mul_(self.curriculum)
             distance = cosines + (mean.to(cosines.dtype) - 1)
             changed.addcmul_(share, cosines * distance)
             slope.addcmul_(share, distance.add_(cosines))

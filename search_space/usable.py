@@ -29,7 +29,8 @@ SMALLEST = 1e-6
 def why_unusable(loss: Loss, *, num_classes: int = 10_000) -> str:
     """Why `loss` must not be trained, for a reader; empty if it may.
 
-    On a grid of target cosines, hardest negatives and backgrounds, with the loss's state at its start:
+    Its parameters may say so by themselves (`Loss.fault`). Else, on a grid of target cosines, hardest negatives and
+    backgrounds, with the loss's state at its start:
 
     * loss and gradient are finite;
     * the loss never grows with the target cosine, nor shrinks as the cosine of a negative grows;
@@ -43,6 +44,8 @@ def why_unusable(loss: Loss, *, num_classes: int = 10_000) -> str:
     """
     if num_classes < 3:
         raise ValueError(f"expected num_classes >= 3, got {num_classes}")
+    if fault := loss.fault():
+        return fault
     grid = _grid()
     products = grid * (1.0 if loss.normalise_embedding else NORM)  # class weights have length 1
     products[:, 2] += math.log(num_classes - 2) / loss.scale

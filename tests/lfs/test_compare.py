@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -18,8 +19,9 @@ from lfs.compare import Cell, cells_of, points_of, run_of, search_of
 from lfs.config import CompareConfig, ReliabilityConfig
 from lfs.generation import DivergedError
 from lfs.options import build
-from lfs.outcomes import outcome_of
+from lfs.outcomes import outcome_of, scores_file, scores_of
 from lfs.run_store import RunStore
+from lfs.settings import changed, save_settings
 from search_space.errors import UserError
 from tests.lfs.conftest import Command
 from trainers.checkpoint import from_bytes
@@ -88,6 +90,8 @@ def test_a_grid_replaces_the_declared_one() -> None:
     assert points_of(config(losses=("softmax",)), "softmax") == [()]
     with pytest.raises(UserError, match="grid of softmax must be left out"):
         points_of(config(losses=("softmax",), grid={"softmax": (1.0,)}), "softmax")
+    with pytest.raises(UserError, match="grid of magface must be left out: its declared one is over l_m and u_m"):
+        points_of(config(losses=("magface",), grid={"magface": (0.2,)}), "magface")
 
 
 def test_grids_are_read_from_flags() -> None:
@@ -138,6 +142,12 @@ def test_refuses(refused: Callable[..., str], tmp_path: Path, arguments: tuple[s
         (("--grid", "am=0.1,0.2"), "grid must have at least 3 losses"),
         (("--orders", "1"), "orders must be at least 2, got 1"),
         (("--grid", "softmax=1,2,3"), "grid of softmax must be left out"),
+        (("--grid", "adacos=0,1,2"), "grid of adacos must be left out"),
+        (("--lengths", "inf"), "lengths must be > 0 and finite"),
+        (("--after", "1e400"), "after must be >= 0 and finite"),
+        (("--metrics", "all:auc"), "metric all:auc on the reward sets needs label lists"),
+        (("--trainer.average", "0.5", "--lengths", "60,120"), "lengths must be one length"),
+        (("--trainer.average", "0.5", "--lengths", "60", "--after", "90"), "lengths must be one length"),
         (("--metrics", "tar@far=2"), "must be in (0, 1)"),
         (("--after", "1000", "--lengths", "300,701"), "must be whole multiples of one length, at least 15 here"),
         (("--start", "nothing"), "is no run"),
@@ -256,20 +266,79 @@ def test_a_comparison_outlives_its_driver_and_a_trial(
     assert "to train" not in third.out.read_text()
 
 
+def test_settings_of_a_comparison_that_are_damaged(
+    refused: Callable[..., str], tmp_path: Path, recipe_file: Callable[..., str]
+) -> None:
+    root = RunStore(str(tmp_path / "made"))
+    save_settings(root, compare.SETTINGS, config())
+    text = root.read(compare.SETTINGS).decode()
+    for there, damage, message in (
+        ("seeds:", "sedes:", "unknown key 'sedes'; did you mean 'seeds'?"),
+        ("settings:", "settings: 3\nrest:", "not the settings of a comparison"),
+        ("format: ", "format: 9", "this version reads format"),
+    ):
+        root.write(text.replace(there, damage).encode(), compare.SETTINGS)
+        assert message in refused("--resume", root.uri)
+
+
+def test_a_loss_with_a_grid_may_be_left_out_on_resume_and_equal_flags_are_no_change() -> None:
+    stored = config(losses=("combined", "am"), grid={"am": (0.1, 0.3)})
+    assert changed(stored, {"grid": "am=0.1,0.3", "losses": "combined"}, compare.MAY_CHANGE) == {
+        "losses": ("combined",)
+    }
+    shorter = replace(stored, losses=("combined",))
+    assert {cell.method for cell in cells_of(shorter)} == {"combined", "search"}
+    with pytest.raises(UserError, match="--grid cannot change on resume"):
+        changed(stored, {"grid": "am=0.1"}, compare.MAY_CHANGE)
+
+
+def test_storage_that_cannot_be_written_ends_a_cell_at_once() -> None:
+    def generation() -> None:
+        raise OSError(28, "No space left on device")
+
+    trial = CellTrial.__new__(CellTrial)
+    trial.trouble, trial.root = "", SimpleNamespace(exists=lambda name: False)
+    trial.store = SimpleNamespace(uri="/full")
+    trial.run_ = SimpleNamespace(search=SimpleNamespace(over=False), generation=generation)
+    result = trial.step()
+    assert result["done"]
+    assert result["trouble"] == "storage /full: [Errno 28] No space left on device"
+
+
+def test_scores_that_are_not_those_asked_for_are_damage(tmp_path: Path) -> None:
+    store = RunStore(str(tmp_path / "cell"))
+    good = {name: {"value": 0.5, "replicates": [0.4, 0.6]} for name in ("auc", "accuracy")}
+    store.write(json.dumps(good).encode(), scores_file(3))
+    found = scores_of(store, 3, ("accuracy", "auc"))
+    assert found is not None
+    assert found["auc"].replicates == [0.4, 0.6]
+    assert scores_of(store, 4, ("auc",)) is None
+    for bad in ({}, {"auc": good["auc"]}, good | {"auc": {"value": 0.5, "replicates": [0.4]}}, {"auc": 3}):
+        store.write(json.dumps(bad).encode(), scores_file(3))
+        with pytest.raises(UserError, match="not the scores of accuracy, auc: .*; delete it to measure anew"):
+            scores_of(store, 3, ("accuracy", "auc"))
+
+
 @pytest.mark.ray
 def test_a_study_of_reliability(
-    run_command: Callable[..., Command], recipe_file: Callable[..., str], tmp_path: Path
+    run_command: Callable[..., Command], recipe: dict[str, Any], recipe_file: Callable[..., str], tmp_path: Path
 ) -> None:
-    where = ("--config", recipe_file(), "--storage", str(tmp_path), "--name", "study", "--num-workers", "2")
-    study = ("--grid", "am=0,0.2,0.4", "--after", "6", "--lengths", "6,12", "--metrics", "auc,accuracy")
+    reward = recipe["data"]["reward"]
+    labelled = reward | {"labels": reward["pairs"].replace("_pairs", "_labels")}
+    path = recipe_file(data=recipe["data"] | {"reward": labelled})
+    where = ("--config", path, "--storage", str(tmp_path), "--name", "study", "--num-workers", "2")
+    study = ("--grid", "am=0,0.2,0.4", "--after", "6", "--lengths", "6,12")
     command = run_command("lfs.reliability", *where, *study)
     assert command.wait() == 0, command.err.read_text()
     table = pd.read_csv(tmp_path / "study" / "reliability.csv")
+    names = ["accuracy", "auc", "d_prime", "tar@far=0.01", "tar@far=0.001"]
+    everyone = [f"all:{name}" for name in names]  # but no lower FAR: the set has 6,840 impostor pairs
     assert list(zip(table["length"], table["metric"], strict=True)) == [
-        (6.0, "auc"), (6.0, "accuracy"), (12.0, "auc"), (12.0, "accuracy"),
-    ]  # fmt: skip
-    assert table["rank_correlation"].between(-1, 1).all()
-    assert (table["paired_se"] > 0).all()
+        (length, name) for length in (6.0, 12.0) for name in names + everyone
+    ]
+    known = table["metric"].isin(["auc", "all:auc", "all:accuracy"])
+    assert table["rank_correlation"][known].between(-1, 1).all()
+    assert (table["paired_se"][known] > 0).all()
     assert "rank correlation" in command.out.read_text()
     more = run_command("lfs.reliability", "--resume", str(tmp_path / "study"), "--orders", "3")
     assert more.wait() == 0, more.err.read_text()
