@@ -70,7 +70,8 @@ def begins_at(generations: int, there: TrainerConfig, here: TrainerConfig) -> in
 def start_of(text: str) -> tuple[RunStore, int | None]:
     """Run and generation (from 1; None: its last) that `RUN` or `RUN@G` names."""
     run, _, number = text.rpartition("@")
-    return (RunStore(run), int(number)) if run and number.isdigit() else (RunStore(text), None)
+    named = run and number.isdigit() and not RunStore(text).exists("config.yaml")
+    return (RunStore(run), int(number)) if named else (RunStore(text), None)
 
 
 def pinned(text: str) -> str:

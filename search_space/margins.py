@@ -165,7 +165,7 @@ class AM(MarginLoss):
     """
 
     name: ClassVar[str] = "am"
-    grid: ClassVar[Grid] = (("margin", (0.1, 0.2, 0.3, 0.4)),)
+    grid: ClassVar[Grid] = (("margin", (0.1, 0.2, 0.3, 0.4, 0.5)),)
     ranges: ClassVar[Mapping[str, Range]] = {"margin": COSINE}
 
     margin: float = 0.35

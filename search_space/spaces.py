@@ -19,7 +19,7 @@ from search_space.errors import UserError, require
 from search_space.loss import Loss, LossContext, register_loss
 from search_space.modulation import log_odds, shifted
 from search_space.policy import Array, PolicyState
-from search_space.unified import PARAMETERS, Unified
+from search_space.unified import PARAMETERS, SCALE_UNIT, Unified
 
 
 @register_loss
@@ -236,7 +236,7 @@ class UnifiedSpace(SearchSpace):
         bounds = [(p.low / p.unit, p.high / p.unit) for p in self._searched.values()]
         if self._with_scale:
             mean0.append(0.0)
-            bounds.append((-math.log(2), min(math.log(2), math.log(MAX_SCALE / config.scale))))
+            bounds.append((-math.log(2) / SCALE_UNIT, min(math.log(2), math.log(MAX_SCALE / config.scale)) / SCALE_UNIT))
         low, high = np.transpose(bounds)
         takes = ("search", "adaptive", *given)
         super().__init__(config, mean0=mean0, std=_given(config.std, 0.12), low=low, high=high, takes=takes)
@@ -250,7 +250,7 @@ class UnifiedSpace(SearchSpace):
         values: dict[str, Any] = dict(self._fixed)
         for (name, p), x in zip(self._searched.items(), action, strict=False):
             values[name] = float(np.clip(x * p.unit, p.low, p.high))
-        scale = min(self.scale * math.exp(action[-1]), MAX_SCALE) if self._with_scale else self.scale
+        scale = min(self.scale * math.exp(action[-1] * SCALE_UNIT), MAX_SCALE) if self._with_scale else self.scale
         return Unified(scale=scale, **values)
 
 

@@ -53,8 +53,10 @@ PARAMETERS = {
     "curriculum": Parameter("negatives", 0, 1, 0.2, unit=2),
     "gamma": Parameter("outer", 0, 3, 0.5, unit=5),
 }
-"""All but the scale, whose action is its logarithm. m_arc and m_cos at their start make about the margin that the space
-`global` starts from."""
+"""All but the scale. m_arc and m_cos at their start make about the margin that the space `global` starts from."""
+
+SCALE_UNIT = 2.5
+"""What one unit of the action is worth in the logarithm of the scale, which may go from half to twice the configured."""
 
 
 @register_loss

@@ -147,6 +147,8 @@ def test_generations_of_other_lengths_are_converted() -> None:
 
 def test_a_start_is_a_run_with_or_without_a_generation(tmp_path: Path) -> None:
     assert start_of(f"{tmp_path}/a@3")[1] == 3
+    RunStore(f"{tmp_path}/a@4").write(b"", "config.yaml")
+    assert start_of(f"{tmp_path}/a@4")[1] is None, "a run of that very name"
     store, number = start_of(f"{tmp_path}/a@b")
     assert (store.name, number) == ("a@b", None)
 

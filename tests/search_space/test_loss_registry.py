@@ -101,10 +101,10 @@ def test_every_point_of_a_grid_is_a_loss(name):
 
 
 def test_grids():
-    assert grid_of("am") == [{"margin": m} for m in (0.1, 0.2, 0.3, 0.4)]
+    assert grid_of("am") == [{"margin": m} for m in (0.1, 0.2, 0.3, 0.4, 0.5)]
     assert grid_of("combined")[-1] == {"m2": 0.3, "m3": 0.2}  # as published
     assert grid_of("softmax") == grid_of("v_softmax") == [{}]
-    assert {len(grid_of(name)) for name in LOSSES} == {1, 2, 4}
+    assert {len(grid_of(name)) for name in LOSSES} == {1, 2, 4, 5}
 
 
 ALL = [
