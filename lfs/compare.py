@@ -9,7 +9,7 @@ Examples:
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import pandas as pd
@@ -42,7 +42,7 @@ class Cell:
     searched: bool
     seed: int
     parameters: tuple[tuple[str, float], ...] = ()
-    """The grid point of a hand-crafted loss: its own parameter and value."""
+    """The grid point of a hand-crafted loss: its own parameter and value first."""
 
     replicate: int = 0
     """0, or the number of a further training that only the equal-cost column uses."""
@@ -79,10 +79,18 @@ def cells_of(config: CompareConfig) -> list[Cell]:
 
 def points_of(config: CompareConfig, method: str) -> list[tuple[tuple[str, float], ...]]:
     """Grid points of a hand-crafted loss; one without parameters if it has no grid."""
-    declared = [tuple(point.items()) for point in grid_of(method)]
-    if method not in config.grid:
-        return declared
-    return [((own_parameter(method), value),) for value in config.grid[method]]
+    points = [tuple(point.items()) for point in grid_of(method)]
+    if method in config.grid:
+        points = [((own_parameter(method), value),) for value in config.grid[method]]
+    for key, values in config.grid.items():
+        loss, _, parameter = key.partition(".")
+        if loss != method or not parameter:
+            continue
+        known = {f.name for f in fields(LossConfig)} - {"name", *dict(points[0])}
+        if parameter not in known:
+            raise UserError(f"grid of {key} must be over a parameter that the grid of {method} is not over already")
+        points = [(*point, (parameter, value)) for point in points for value in values]
+    return points
 
 
 def own_parameter(method: str) -> str:
@@ -161,7 +169,9 @@ def started(recipe: str, flags: dict[str, str], view: View) -> tuple[RunStore, C
     config = replace(config, name=config.name or default_name(f"compare-{Path(recipe or 'builtin').stem}"))
     root = RunStore(f"{config.storage.rstrip('/')}/{config.name}")
     root.require_absent()
-    unused = [name for name in config.grid if name not in config.losses]  # on resume, losses may be left out
+    unused = [
+        name for name in config.grid if name.partition(".")[0] not in config.losses
+    ]  # on resume, losses may be left out
     require(not unused, "grid must be of losses that are compared", unused)
     check_rows(config)
     config = driver.resolve(config, view)

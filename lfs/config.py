@@ -129,7 +129,7 @@ class CompareConfig(SearchConfig):
 
     grid: dict[str, tuple[float, ...]] = field(default_factory=dict)
     """Values of a loss's own parameter (its margin, mostly) to train it with, `am=0.1,0.2 arc=0.3`; others keep the
-    grid that they declare."""
+    grid that they declare. Every point with every value of a further parameter: `am.scale=16,32`."""
 
     replicates: bool = True
     """Train each hand-crafted loss at least B times per seed, with other seeds where its grid is smaller, so that the

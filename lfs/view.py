@@ -26,8 +26,13 @@ def parameters_text(parameters: Mapping[str, float]) -> str:
     """A loss for a reader: its margins if it has nothing else, or its first parameters by name."""
     if all(name.startswith("margin") for name in parameters):
         return margins_text(list(parameters.values()))
-    shown = [f"{name} {value:.3g}" for name, value in list(parameters.items())[:4]]
-    return ", ".join(shown) + (" …" if len(parameters) > 4 else "")
+    shown = [f"{name} {value:.3g}" for name, value in parameters.items() if value] or ["all 0"]
+    return _first(shown)
+
+
+def _first(texts: Sequence[str]) -> str:
+    """The first four of several; parameters that are 0, and stay so, have no effect and were left out before."""
+    return ", ".join(texts[:4]) + (" …" if len(texts) > 4 else "")
 
 
 def policy_text(of: dict[str, Any]) -> str:
@@ -36,8 +41,8 @@ def policy_text(of: dict[str, Any]) -> str:
     if all(name.startswith("margin") for name in names):
         return f"{margins_text(of['policy_mean'])} ± {margins_text(of['policy_std'])}"
     pairs = zip(names, of["policy_mean"], of["policy_std"], strict=True)
-    shown = [f"{name} {mean:.3g} ± {std:.2g}" for name, mean, std in list(pairs)[:4]]
-    return ", ".join(shown) + (" …" if len(names) > 4 else "")
+    shown = [f"{name} {mean:.3g} ± {std:.2g}" for name, mean, std in pairs if mean or std] or ["all 0"]
+    return _first(shown)
 
 
 def reward_text(value: float | None, se: float | None = None) -> str:

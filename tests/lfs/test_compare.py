@@ -90,6 +90,13 @@ def test_a_grid_replaces_the_declared_one() -> None:
     assert points_of(config(losses=("softmax",)), "softmax") == [()]
     with pytest.raises(UserError, match="grid of softmax must be left out"):
         points_of(config(losses=("softmax",), grid={"softmax": (1.0,)}), "softmax")
+    both = config(grid={"am": (0.05, 0.1), "am.scale": (16.0, 32.0)})
+    assert [Cell(method="am", searched=False, seed=0, parameters=p).name for p in points_of(both, "am")] == [
+        f"am-margin={margin},scale={scale}-seed0" for margin in (0.05, 0.1) for scale in (16, 32)
+    ]
+    assert len(points_of(config(grid={"am.scale": (16.0, 32.0)}), "am")) == 2 * len(points_of(config(), "am"))
+    scaled = run_of(both, Cell(method="am", searched=False, seed=0, parameters=points_of(both, "am")[1]))
+    assert (scaled.loss.margin, scaled.loss.scale) == (0.05, 32.0)
     with pytest.raises(UserError, match="grid of magface must be left out: its declared one is over l_m and u_m"):
         points_of(config(losses=("magface",), grid={"magface": (0.2,)}), "magface")
 
@@ -122,6 +129,10 @@ def refused(tmp_path: Path, recipe_file: Callable[..., str], capsys: pytest.Capt
         (("--searches", "search:globel"), "got 'globel'; did you mean global"),
         (("--grid", "am=0.1,9"), "loss margin of am must be in [0, 2], cosines, got 9"),
         (("--grid", "magface=0.1"), "grid must be of losses that are compared, got ['magface']"),
+        (("--losses", "am", "--grid", "am.t=0.1"), "loss t does not apply to am"),
+        (("--losses", "am", "--grid", "am.margin=0.1"), "grid of am.margin must be over a parameter that"),
+        (("--losses", "am", "--grid", "am.size=0.1"), "grid of am.size must be over a parameter that"),
+        (("--losses", "am", "--grid", "arc.scale=16"), "grid must be of losses that are compared, got ['arc.scale']"),
         (("--seeds", "1,1"), "seeds must be distinct"),
         (("--losses", "am,am"), "losses and searches must be distinct"),
         (("--searches", "am_lfs,search:am_lfs"), "searches must be distinct, got ['am_lfs', 'search:am_lfs']"),
