@@ -34,6 +34,9 @@ from lfs.settings import load_settings, save_settings
 from lfs.view import View
 from search_space.errors import UserError
 
+GRID = "am=0.2,0.3,0.4 am.scale=16,24,32"
+"""The strongest hand-crafted loss gets a grid over the scale, too, since the search has it."""
+
 RESULTS = Path(__file__).parent / "results" / "real_faces"
 NOT_SETTINGS = ("name", "storage", "num_workers", "cpus_per_worker", "gpus_per_worker", "address", "dashboard")
 
@@ -118,7 +121,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--minutes", type=float, default=0, help="stop after so long, at the end of the generations")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings of lfs.compare")
     options = parser.parse_args(argv)
-    flags: dict[str, str] = {}
+    flags = {"grid": GRID}
     for item in options.set:
         name, equals, value = item.partition("=")
         if not equals or name not in SETTINGS_OF_COMPARE:

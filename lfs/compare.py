@@ -169,9 +169,7 @@ def started(recipe: str, flags: dict[str, str], view: View) -> tuple[RunStore, C
     config = replace(config, name=config.name or default_name(f"compare-{Path(recipe or 'builtin').stem}"))
     root = RunStore(f"{config.storage.rstrip('/')}/{config.name}")
     root.require_absent()
-    unused = [
-        name for name in config.grid if name.partition(".")[0] not in config.losses
-    ]  # on resume, losses may be left out
+    unused = [key for key in config.grid if key.partition(".")[0] not in config.losses]  # allowed on resume
     require(not unused, "grid must be of losses that are compared", unused)
     check_rows(config)
     config = driver.resolve(config, view)

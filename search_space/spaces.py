@@ -236,9 +236,8 @@ class UnifiedSpace(SearchSpace):
         bounds = [(p.low / p.unit, p.high / p.unit) for p in self._searched.values()]
         if self._with_scale:
             mean0.append(0.0)
-            bounds.append(
-                (-math.log(2) / SCALE_UNIT, min(math.log(2), math.log(MAX_SCALE / config.scale)) / SCALE_UNIT)
-            )
+            highest = min(math.log(2), math.log(MAX_SCALE / config.scale))
+            bounds.append((-math.log(2) / SCALE_UNIT, highest / SCALE_UNIT))
         low, high = np.transpose(bounds)
         takes = ("search", "adaptive", *given)
         super().__init__(config, mean0=mean0, std=_given(config.std, 0.12), low=low, high=high, takes=takes)

@@ -56,7 +56,7 @@ PARAMETERS = {
 """All but the scale. m_arc and m_cos at their start make about the margin that the space `global` starts from."""
 
 SCALE_UNIT = 2.5
-"""What one unit of the action is worth in the logarithm of the scale, which may go from half to twice the configured."""
+"""What one unit of the action is worth in the logarithm of the scale; it may go from half to twice the configured."""
 
 
 @register_loss
