@@ -250,8 +250,9 @@ def loss_figure(
     """What a search learned: margin against target probability, and loss against target cosine, by generation.
 
     All cosines but the target's are 0, embeddings are of length 20, and running means are as they are at the start.
-    The axis of p is that of its log odds, on which the target cosine runs evenly: trained samples lie close to p = 1.
-    Where a loss is not that of any margin (it is negative, say), its curve has a gap.
+    Losses of different scales are each drawn at their own. The axis of p is that of its log odds, on which the target
+    cosine runs evenly: trained samples lie close to p = 1. Where a loss is not that of any margin (it is negative, say),
+    its curve has a gap.
 
     Args:
         generations: number and loss of each.
@@ -296,8 +297,14 @@ def loss_figure(
         panel.grid(linewidth=0.4, alpha=0.5)
         panel.spines[["top", "right"]].set_visible(False)
     if len(generations) > 1:
-        _colour_bar(figure, [number for number, _ in generations], shades, loss_panel)
+        _colour_bar(figure, _generation_names(generations), shades, loss_panel)
     return figure
+
+
+def _generation_names(generations: Sequence[tuple[int, Loss]]) -> list[str]:
+    """Numbers of the generations, with their scale where they differ in it."""
+    differ = len({loss.scale for _, loss in generations}) > 1
+    return [f"{number}" + (f" (s = {loss.scale:.3g})" if differ else "") for number, loss in generations]
 
 
 def _default_references(scale: float) -> list[tuple[str, Loss]]:
@@ -360,13 +367,13 @@ def _label_margin_panel(panel: Axes, scale: float, num_classes: int) -> None:
 
     top = panel.secondary_xaxis("top", functions=(cosine, probability))
     top.set_xscale("linear")
-    top.set_xlabel("cosine of the target class")
+    top.set_xlabel(f"cosine of the target class at scale {scale:.3g}")
 
 
-def _colour_bar(figure: Figure, numbers: Sequence[int], shades: Any, panel: Axes) -> None:
-    n = len(numbers)
+def _colour_bar(figure: Figure, names: Sequence[str], shades: Any, panel: Axes) -> None:
+    n = len(names)
     norm = BoundaryNorm([i - 0.5 for i in range(n + 1)], n)
     bar = figure.colorbar(ScalarMappable(norm, ListedColormap(shades)), ax=panel, label="generation", pad=0.02)
     shown = range(0, n, math.ceil(n / 10))
-    bar.set_ticks(list(shown), labels=[str(numbers[i]) for i in shown])
+    bar.set_ticks(list(shown), labels=[names[i] for i in shown])
     bar.minorticks_off()

@@ -4,7 +4,7 @@ From one common model, the same losses are trained on in several orders of the p
 them the same ranks in every order.
 
 Examples:
-    python -m lfs.reliability --config real_faces --data.root /path/to/faces --after 12 --lengths 2,4 --num-workers 2
+    python -m lfs.reliability --config real_faces --data.root /path/to/faces --after 12 --lengths 4 --num-workers 2
     python -m lfs.reliability --start runs/real_faces-20260101-120000@3 --config real_faces --lengths 4 --orders 3
     python -m lfs.reliability --resume runs/reliability-real_faces-20260101-120000
 """

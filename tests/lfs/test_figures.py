@@ -192,6 +192,14 @@ def test_generations_go_from_light_to_dark_and_a_bar_names_them() -> None:
     assert [t.get_text() for t in bar.get_yticklabels()] == [str(n) for n in range(1, 22, 3)]
 
 
+def test_scales_that_differ_are_named() -> None:
+    losses = [make_loss(LossConfig(name="am", scale=scale), scale=1.0) for scale in (16.0, 24.5)]
+    figure = loss_figure(list(enumerate(losses, start=1)), 50)
+    assert [t.get_text() for t in figure.axes[-1].get_yticklabels()] == ["1 (s = 16)", "2 (s = 24.5)"]
+    [top] = figure.axes[0].child_axes
+    assert top.get_xlabel() == "cosine of the target class at scale 24.5"
+
+
 def test_one_generation_is_named_in_the_legend() -> None:
     figure = loss_figure([(1, learned([0.2]))], 50, references=[("mine", make_loss(LossConfig(name="am"), scale=32))])
     assert len(figure.axes) == 2
