@@ -251,8 +251,8 @@ def loss_figure(
 
     All cosines but the target's are 0, embeddings are of length 20, and running means are as they are at the start.
     Losses of different scales are each drawn at their own. The axis of p is that of its log odds, on which the target
-    cosine runs evenly: trained samples lie close to p = 1. Where a loss is not that of any margin (it is negative, say),
-    its curve has a gap.
+    cosine runs evenly: trained samples lie close to p = 1. Where a loss is not that of any margin (it is negative,
+    say), its curve has a gap.
 
     Args:
         generations: number and loss of each.
