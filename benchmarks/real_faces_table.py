@@ -29,6 +29,7 @@ from lfs.config import CompareConfig
 from lfs.driver import check, resolve
 from lfs.options import build, leaves
 from lfs.outcomes import OUTCOME, CellOutcome
+from lfs.results import candidates_table
 from lfs.run_store import RunStore
 from lfs.settings import load_settings, save_settings
 from lfs.view import View
@@ -107,9 +108,30 @@ def keep(root: RunStore, config: CompareConfig) -> None:
         before = pd.read_csv(RESULTS / "cells.csv", keep_default_na=False)
         frame = pd.concat([frame, before[~before["cell"].isin(frame["cell"])]])
     frame.to_csv(RESULTS / "cells.csv", index=False)
+    keep_candidates(root, config)
     for path in Path(root.path).iterdir():
         if path.name in ("table.md", "table.csv", "grid.csv", "comparison.png") or path.name.startswith("loss-"):
             shutil.copy(path, RESULTS / path.name)
+
+
+def keep_candidates(root: RunStore, config: CompareConfig) -> None:
+    """Copy every candidate of every search that was trained here; those of earlier sittings stay."""
+    frames = []
+    for cell in compare.cells_of(config):
+        table = candidates_table(RunStore(f"{root.uri}/cells/{cell.name}")) if cell.searched else pd.DataFrame()
+        if not table.empty:
+            columns = [name for name in OF_A_CANDIDATE if name in table]
+            frames.append(table[columns].assign(cell=cell.name))
+    if not frames:
+        return
+    found, path = pd.concat(frames), RESULTS / "candidates.csv"
+    if path.exists():
+        before = pd.read_csv(path, keep_default_na=False)
+        found = pd.concat([before[~before["cell"].isin(found["cell"])], found])
+    found.to_csv(path, index=False)
+
+
+OF_A_CANDIDATE = ("generation", "candidate", "winner", "reward", "paired_se", "accuracy", "auc", "diverged", "loss")
 
 
 def main(argv: Sequence[str]) -> int:

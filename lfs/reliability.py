@@ -40,7 +40,7 @@ from search_space.errors import UserError
 from search_space.margins import make_loss
 from trainers.config import DataConfig
 from trainers.data.verification_set import verification_sets
-from trainers.metrics import Metric
+from trainers.metrics import Metric, parse_mean
 from trainers.validation import false_accepts
 
 SETTINGS = "reliability.yaml"
@@ -226,7 +226,7 @@ def started(recipe: str, flags: dict[str, str], view: View) -> tuple[RunStore, R
     start = pinned(config.start) if config.start else ""
     config = replace(resolve(replace(config, start=""), view), start=start)
     metrics = config.metrics or metrics_of(config.data)
-    config = replace(config, metrics=tuple(str(Metric.parse(name, "metrics")) for name in metrics))
+    config = replace(config, metrics=tuple("+".join(map(str, parse_mean(name, "metrics"))) for name in metrics))
     check(judging(config), view)
     plan(config, root)
     save_settings(root, SETTINGS, config)
@@ -235,7 +235,8 @@ def started(recipe: str, flags: dict[str, str], view: View) -> tuple[RunStore, R
 
 def judging(config: ReliabilityConfig) -> ReliabilityConfig:
     """The same with all judged rewards among those that the data must be able to give."""
-    return replace(config, reward=replace(config.reward, record=config.metrics))
+    parts = tuple(str(metric) for name in config.metrics for metric in parse_mean(name))
+    return replace(config, reward=replace(config.reward, record=parts))
 
 
 def resumed(folder: str, flags: dict[str, str], view: View) -> tuple[RunStore, ReliabilityConfig]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 
 from search_space.errors import require
-from trainers.metrics import Metric
+from trainers.metrics import Metric, parse_mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +188,8 @@ class RewardConfig:
 
     metric: str = "tar@far=1e-2"
     """On listed pairs `accuracy` (over folds), `auc`, `d_prime`, or `tar@far=F` with 0 < F < 1; with `all:` in front on
-    all pairs of the labelled pictures, where `all:accuracy` is balanced (mean of both kinds) at its best threshold."""
+    all pairs of the labelled pictures, where `all:accuracy` is balanced (mean of both kinds) at its best threshold.
+    `A+B`: the mean of several, such as `all:tar@far=1e-4+all:tar@far=0.1`."""
 
     flip_average: bool = False
     """Embed each picture and its mirror image and add the two."""
@@ -204,7 +205,7 @@ class RewardConfig:
     and on all pairs auc, d_prime, tar at 1e-3 1e-4 1e-5."""
 
     def __post_init__(self) -> None:
-        Metric.parse(self.metric)
+        parse_mean(self.metric)
         for setting in ("record", "test_metrics"):
             for name in getattr(self, setting):
                 Metric.parse(name, setting)

@@ -51,6 +51,17 @@ class Metric:
         return ("all:" if self.all_pairs else "") + (self.kind if self.far is None else f"tar@far={self.far}")
 
 
+def parse_mean(text: str, setting: str = "metric") -> tuple[Metric, ...]:
+    """The metrics of `A+B+...`, which stands for their mean; mostly there is one.
+
+    Raises:
+        UserError: as `Metric.parse`, or one that is there twice.
+    """
+    metrics = tuple(Metric.parse(name.strip(), setting) for name in text.split("+"))
+    require(len(set(metrics)) == len(metrics), f"the metrics in {setting} must be distinct", text)
+    return metrics
+
+
 def can_give(metric: Metric, sets: "PairsConfig") -> bool:
     """Whether the files that a metric needs are configured."""
     return bool(sets.labels if metric.all_pairs else sets.pairs)

@@ -152,7 +152,7 @@ class CandidateTrainer:
         sets = self._validation(which)
         asked = sets.metrics(metrics)
         with numerics(self.config):
-            return dict(zip(metrics, sets.scores(self._embed(weights, sets, asked), asked), strict=True))
+            return sets.named_scores(self._embed(weights, sets, asked), metrics)
 
     def _validation(self, which: str) -> Validation:
         """The sets of a purpose, made when first asked for."""
@@ -303,13 +303,15 @@ class CandidateTrainer:
     def _validated(self, candidate: Candidate, weights: Weights, losses: npt.NDArray[np.float32]) -> CandidateResult:
         """The result of the model as it stands: its reward, and more metrics for the record."""
         sets = self._validations["reward"]
-        [metric], more = sets.metrics([self.reward.metric]), sets.recorded_metrics
+        name, more = self.reward.metric, sets.recorded_metrics
+        parts = [str(metric) for metric in sets.metrics([name])]
         try:
-            embeddings = sets.embed(self._embedding, [metric, *more])
+            embeddings = sets.embed(self._embedding, [*sets.metrics([name]), *more])
         except EmbeddingsNotFiniteError:
             return self._diverged(candidate, "embeddings are not finite after the generation")
-        [reward] = sets.scores(embeddings, [metric])
-        own = {str(metric): reward.value, f"{metric}_se": reward.standard_error}
+        scores = sets.named_scores(embeddings, [name, *parts])
+        reward = scores[name]
+        own = {part: scores[part].value for part in parts} | {f"{p}_se": scores[p].standard_error for p in parts}
         return CandidateResult(
             generation=candidate.generation,
             index=candidate.index,

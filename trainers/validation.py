@@ -10,7 +10,7 @@ from torch import Tensor
 from search_space.errors import UserError
 from trainers.config import DataConfig, PairsConfig, RewardConfig
 from trainers.data.verification_set import VerificationSet, verification_sets
-from trainers.metrics import Metric, can_give, possible_metrics
+from trainers.metrics import Metric, can_give, parse_mean, possible_metrics
 from trainers.verification import AllPairsMetrics, Score, cosine_scores, evaluate_metric, verification_report
 
 BATCH = 128
@@ -59,12 +59,12 @@ class Validation:
         return named or [m for m in self.test_metrics if not m.all_pairs]
 
     def metrics(self, names: Sequence[str]) -> list[Metric]:
-        """Metrics by name.
+        """Distinct metrics that some names, which may stand for means, are made of.
 
         Raises:
             UserError: no such metric, or one that these sets cannot give.
         """
-        metrics = [Metric.parse(name) for name in names]
+        metrics = list(dict.fromkeys(metric for name in names for metric in parse_mean(name)))
         for metric in metrics:
             require_data(metric, self.purpose, self.config)
             require_comparisons(metric, self.sets)
@@ -94,6 +94,12 @@ class Validation:
         """Each metric: its mean over the sets, and that of its replicates."""
         by_set = [self._scores(one, vectors, metrics) for one, vectors in zip(self.sets, embeddings, strict=True)]
         return [_mean(scores) for scores in zip(*by_set, strict=True)]
+
+    def named_scores(self, embeddings: Sequence[Embeddings], names: Sequence[str]) -> dict[str, Score]:
+        """Scores by the name of a metric, or of a mean of metrics: `A+B`."""
+        metrics = self.metrics(names)
+        found = dict(zip(metrics, self.scores(embeddings, metrics), strict=True))
+        return {name: _mean([found[metric] for metric in parse_mean(name)]) for name in names}
 
     def report(self, embeddings: Sequence[Embeddings], metrics: Sequence[Metric]) -> dict[str, float]:
         """Metrics for the record, `NAME` and `NAME_se` each, see `verification_report`.
@@ -160,8 +166,9 @@ def sets_of(data: DataConfig, purpose: str) -> PairsConfig:
 
 def named_metrics(purpose: str, reward: RewardConfig) -> list[Metric]:
     """Metrics that the configuration names for a purpose, which its sets must be able to give."""
-    names = (reward.metric, *reward.record) if purpose == "reward" else reward.test_metrics
-    return [Metric.parse(name) for name in names]
+    if purpose == "reward":
+        return [*parse_mean(reward.metric), *map(Metric.parse, reward.record)]
+    return [Metric.parse(name) for name in reward.test_metrics]
 
 
 def require_data(metric: Metric, purpose: str, config: PairsConfig) -> None:
@@ -190,7 +197,7 @@ def require_comparisons(metric: Metric, sets: Sequence[VerificationSet]) -> None
 
 
 def _mean(scores: Sequence[Score]) -> Score:
-    """The mean over sets, whose resamples have the same number."""
+    """The mean over sets or metrics, whose resamples have the same number."""
     if len(scores) == 1:
         return scores[0]
     replicates = np.mean([score.replicates for score in scores], axis=0)

@@ -12,7 +12,7 @@ from tests.trainers.data_files import write_pictures
 from trainers.config import DataConfig, PairsConfig, RewardConfig
 from trainers.metrics import Metric, possible_metrics
 from trainers.validation import EmbeddingsNotFiniteError, Validation
-from trainers.verification import AllPairsMetrics, cosine_scores, evaluate_metric, verification_report
+from trainers.verification import AllPairsMetrics, Score, cosine_scores, evaluate_metric, verification_report
 
 SIDE = 16
 PEOPLE, PICTURES = 10, 4
@@ -67,9 +67,8 @@ class FakeModel:
         return torch.stack([torch.from_numpy(vectors(seed)[i]) for seed, i in numbers])
 
 
-def measured(sets: Validation, *names: str) -> dict[str, object]:
-    metrics = sets.metrics(names)
-    return dict(zip(names, sets.scores(sets.embed(FakeModel(), metrics), metrics), strict=True))
+def measured(sets: Validation, *names: str) -> dict[str, Score]:
+    return sets.named_scores(sets.embed(FakeModel(), sets.metrics(names)), names)
 
 
 def test_metrics_are_those_of_the_verification_package(folder: Path) -> None:
@@ -88,6 +87,22 @@ def test_metrics_are_those_of_the_verification_package(folder: Path) -> None:
             expected = evaluate_metric(name, cosines, listed.same, listed.fold, 12)
         assert found[name].value == expected.value, name
         np.testing.assert_array_equal(found[name].replicates, expected.replicates)
+
+
+def test_several_metrics_are_averaged(folder: Path) -> None:
+    sets = Validation("reward", data(folder, "easy"), replace(CONFIG, metric="all:tar@far=0.05+accuracy"))
+    found = measured(sets, "all:tar@far=0.05+accuracy", "accuracy", "all:tar@far=0.05")
+    mean, *parts = found.values()
+    assert mean.value == np.mean([part.value for part in parts])
+    replicates = np.mean([part.replicates for part in parts], axis=0)
+    np.testing.assert_allclose(mean.replicates, replicates, atol=1e-15)
+    assert mean.standard_error == pytest.approx(np.std(replicates, ddof=1))
+    with pytest.raises(UserError, match="the metrics in metric must be distinct"):
+        RewardConfig(metric="accuracy+auc+accuracy")
+    with pytest.raises(UserError, match="metric must be `accuracy`"):
+        RewardConfig(metric="accuracy+")
+    with pytest.raises(UserError, match="metric all:auc on the reward sets needs label lists"):
+        Validation("reward", data(folder, "easy", labels=()), replace(CONFIG, metric="accuracy+all:auc"))
 
 
 def test_only_the_pictures_that_are_needed_are_embedded_each_once(folder: Path) -> None:
