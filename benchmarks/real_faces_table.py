@@ -2,9 +2,11 @@
 
     python -m benchmarks.real_faces_table /path/to/faces --num-workers 2
     python -m benchmarks.real_faces_table /path/to/faces --minutes 60       stop cleanly after an hour
+    python -m benchmarks.real_faces_table /path/to/faces --results auc \\
+        --set losses= searches=search reward.metric=all:auc                 other settings, in a folder of their own
 
 The folder is laid out as `configs/real_faces.yaml` says. What earlier sittings measured is read from
-benchmarks/results/real_faces/cells.csv, where every cell stands with a digest of its settings: cells whose settings
+benchmarks/results/NAME/cells.csv, where every cell stands with a digest of its settings: cells whose settings
 are still the same are not trained again, those of changed settings are. Afterwards all results are written there.
 """
 
@@ -38,7 +40,7 @@ from search_space.errors import UserError
 GRID = "am=0.2,0.3,0.4 am.scale=16,24,32"
 """The strongest hand-crafted loss gets a grid over the scale, too, since the search has it."""
 
-RESULTS = Path(__file__).parent / "results" / "real_faces"
+RESULTS = Path(__file__).parent / "results"
 NOT_SETTINGS = ("name", "storage", "num_workers", "cpus_per_worker", "gpus_per_worker", "address", "dashboard")
 
 
@@ -53,9 +55,9 @@ def digest(config: CompareConfig, cell: compare.Cell) -> str:
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def known_outcomes(config: CompareConfig) -> dict[str, CellOutcome]:
+def known_outcomes(config: CompareConfig, results: Path) -> dict[str, CellOutcome]:
     """Outcomes of earlier sittings by cell, of those whose settings are the same."""
-    path = RESULTS / "cells.csv"
+    path = results / "cells.csv"
     if not path.exists():
         return {}
     digests = {cell.name: digest(config, cell) for cell in compare.cells_of(config)}
@@ -71,7 +73,7 @@ def known_outcomes(config: CompareConfig) -> dict[str, CellOutcome]:
     return outcomes
 
 
-def opened(config: CompareConfig, view: View) -> RunStore:
+def opened(config: CompareConfig, results: Path, view: View) -> RunStore:
     """The comparison's folder, with every outcome that is known in its place.
 
     Raises:
@@ -87,7 +89,7 @@ def opened(config: CompareConfig, view: View) -> RunStore:
         stored = load_settings(root, compare.SETTINGS, CompareConfig)
         if stored.data != resolved.data:
             raise UserError(f"{root.uri} was made for {stored.data.train[0]}; remove it, or take another --storage")
-    known = known_outcomes(config)
+    known = known_outcomes(config, results)
     runs = {cell.name: compare.run_of(resolved, cell) for cell in compare.cells_of(config) if cell.name in known}
     for name, store in prepare(root, runs).items():
         if not store.exists(OUTCOME):
@@ -96,25 +98,25 @@ def opened(config: CompareConfig, view: View) -> RunStore:
     return root
 
 
-def keep(root: RunStore, config: CompareConfig) -> None:
+def keep(root: RunStore, config: CompareConfig, results: Path) -> None:
     """Copy the results, each cell with the digest of its settings; cells that are not compared now stay."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
+    results.mkdir(parents=True, exist_ok=True)
     frame = pd.read_csv(f"{root.path}/cells.csv", keep_default_na=False)
     cells = {(c.method, c.point, c.seed, c.replicate): c for c in compare.cells_of(config)}
     found = [cells[row["method"], row["point"], row["seed"], row["replicate"]] for row in frame.to_dict("records")]
     frame.insert(0, "cell", [cell.name for cell in found])
     frame.insert(1, "settings", [digest(config, cell) for cell in found])
-    if (RESULTS / "cells.csv").exists():
-        before = pd.read_csv(RESULTS / "cells.csv", keep_default_na=False)
+    if (results / "cells.csv").exists():
+        before = pd.read_csv(results / "cells.csv", keep_default_na=False)
         frame = pd.concat([frame, before[~before["cell"].isin(frame["cell"])]])
-    frame.to_csv(RESULTS / "cells.csv", index=False)
-    keep_candidates(root, config)
+    frame.to_csv(results / "cells.csv", index=False)
+    keep_candidates(root, config, results)
     for path in Path(root.path).iterdir():
         if path.name in ("table.md", "table.csv", "grid.csv", "comparison.png") or path.name.startswith("loss-"):
-            shutil.copy(path, RESULTS / path.name)
+            shutil.copy(path, results / path.name)
 
 
-def keep_candidates(root: RunStore, config: CompareConfig) -> None:
+def keep_candidates(root: RunStore, config: CompareConfig, results: Path) -> None:
     """Copy every candidate of every search that was trained here; those of earlier sittings stay."""
     frames = []
     for cell in compare.cells_of(config):
@@ -124,7 +126,7 @@ def keep_candidates(root: RunStore, config: CompareConfig) -> None:
             frames.append(table[columns].assign(cell=cell.name))
     if not frames:
         return
-    found, path = pd.concat(frames), RESULTS / "candidates.csv"
+    found, path = pd.concat(frames), results / "candidates.csv"
     if path.exists():
         before = pd.read_csv(path, keep_default_na=False)
         found = pd.concat([before[~before["cell"].isin(found["cell"])], found])
@@ -139,27 +141,31 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", help="where train/ and lfw/ are")
     parser.add_argument("--storage", default="runs")
+    parser.add_argument("--results", default="real_faces", help="folder in benchmarks/results (default: %(default)s)")
     parser.add_argument("--num-workers", default="2")
     parser.add_argument("--minutes", type=float, default=0, help="stop after so long, at the end of the generations")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings of lfs.compare")
     options = parser.parse_args(argv)
-    flags = {"grid": GRID}
+    flags: dict[str, str] = {}
     for item in options.set:
         name, equals, value = item.partition("=")
         if not equals or name not in SETTINGS_OF_COMPARE:
             raise UserError(f"--set takes NAME=VALUE with a setting of lfs.compare, such as seeds=0,1; got {item!r}")
         flags[name] = value
-    flags |= {"data.root": options.folder, "storage": options.storage, "name": "real_faces_table"}
+    if "am" in flags.get("losses", "am").split(","):
+        flags.setdefault("grid", GRID)
+    results = RESULTS / options.results
+    flags |= {"data.root": options.folder, "storage": options.storage, "name": f"{options.results}_table"}
     config = replace(build(CompareConfig, "real_faces", flags), num_workers=int(options.num_workers))
-    root = opened(config, View())
+    root = opened(config, results, View())
     command = [sys.executable, "-m", "lfs.compare", "--resume", root.path, "--num-workers", options.num_workers]
     process = subprocess.Popen(command)
     try:
         finished(process, options.minutes * 60)
     finally:
         if Path(root.path, "cells.csv").exists():
-            keep(root, config)
-            print(f"results in {RESULTS}")
+            keep(root, config, results)
+            print(f"results in {results}")
     return process.returncode
 
 

@@ -20,8 +20,7 @@ from search_space.errors import UserError
 
 
 @pytest.fixture
-def config(recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CompareConfig:
-    monkeypatch.setattr(real_faces_table, "RESULTS", tmp_path / "results")
+def config(recipe: dict[str, Any], tmp_path: Path) -> CompareConfig:
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe))
     flags = {"storage": str(tmp_path / "runs"), "name": "table", "seeds": "0", "losses": "am", "searches": "search"}
@@ -42,14 +41,16 @@ def finish(root: RunStore, config: CompareConfig, cells: list[str]) -> None:
     root.write(compare.frame_of(config, root).to_csv(index=False).encode(), "cells.csv")
 
 
-def test_cells_of_earlier_sittings_are_found_again_if_their_settings_are_the_same(config: CompareConfig) -> None:
+def test_cells_of_earlier_sittings_are_found_again_if_settings_are_the_same(
+    config: CompareConfig, tmp_path: Path
+) -> None:
     cells = [cell.name for cell in compare.cells_of(config)]
     assert cells[:2] == ["search-seed0", "am-margin=0.1-seed0"]
-    root = real_faces_table.opened(config, View())
+    root = real_faces_table.opened(config, tmp_path / "results", View())
     finish(root, config, cells[:2])
-    real_faces_table.keep(root, config)
+    real_faces_table.keep(root, config, tmp_path / "results")
 
-    more_seeds = real_faces_table.opened(replace(config, name="more", seeds=(0, 1)), View())
+    more_seeds = real_faces_table.opened(replace(config, name="more", seeds=(0, 1)), tmp_path / "results", View())
     assert more_seeds.uri != root.uri
     assert outcome(more_seeds, cells[0]) == outcome(root, cells[0])
     diverged = outcome(more_seeds, cells[1])
@@ -58,20 +59,20 @@ def test_cells_of_earlier_sittings_are_found_again_if_their_settings_are_the_sam
     assert outcome(more_seeds, cells[2]) is None
 
     policy = replace(config, name="policy", policy=replace(config.policy, lr=0.01))
-    other_policy = real_faces_table.opened(policy, View())
+    other_policy = real_faces_table.opened(policy, tmp_path / "results", View())
     assert outcome(other_policy, cells[0]) is None
     assert outcome(other_policy, cells[1]) is not None, "a hand-crafted loss has no policy"
 
 
-def test_results_that_came_in_between_reach_a_folder_that_is_there(config: CompareConfig) -> None:
-    root = real_faces_table.opened(config, View())
+def test_results_that_came_in_between_reach_a_folder_that_is_there(config: CompareConfig, tmp_path: Path) -> None:
+    root = real_faces_table.opened(config, tmp_path / "results", View())
     [name, *_] = [cell.name for cell in compare.cells_of(config)]
     wider = replace(config, name="elsewhere", seeds=(0, 1))
-    other = real_faces_table.opened(wider, View())
+    other = real_faces_table.opened(wider, tmp_path / "results", View())
     finish(other, wider, [name])
-    real_faces_table.keep(other, wider)
+    real_faces_table.keep(other, wider, tmp_path / "results")
     assert outcome(root, name) is None
-    assert real_faces_table.opened(config, View()).uri == root.uri
+    assert real_faces_table.opened(config, tmp_path / "results", View()).uri == root.uri
     assert outcome(root, name) is not None
 
 
@@ -97,10 +98,10 @@ def test_refuses(
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_folder_made_for_data_elsewhere_is_refused(config: CompareConfig) -> None:
-    root = real_faces_table.opened(config, View())
+def test_a_folder_made_for_data_elsewhere_is_refused(config: CompareConfig, tmp_path: Path) -> None:
+    root = real_faces_table.opened(config, tmp_path / "results", View())
     stored = yaml.safe_load(root.read(compare.SETTINGS))
     stored["settings"]["data"]["train"] = ["/elsewhere/train.lmdb"]
     root.write(yaml.safe_dump(stored).encode(), compare.SETTINGS)
     with pytest.raises(UserError, match="was made for /elsewhere/train.lmdb; remove it, or take another --storage"):
-        real_faces_table.opened(config, View())
+        real_faces_table.opened(config, tmp_path / "results", View())
