@@ -48,9 +48,16 @@ def leaves(cls: type, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
         if dataclasses.is_dataclass(hints[item.name]):
             yield from leaves(hints[item.name], name + ".")
         else:
-            default = ",".join(map(str, item.default)) if isinstance(item.default, tuple) else item.default
-            shown = "" if default in ("", None) else f" [{default}]"
+            default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
+            shown = "" if default in ("", None, {}, ()) else f" [{as_flag(default)}]"
             yield name, hints[item.name], notes[item.name] + shown
+
+
+def as_flag(value: Any) -> str:
+    """A setting as it is written on the command line."""
+    if isinstance(value, dict):
+        return " ".join(f"{key}={as_flag(inner)}" for key, inner in value.items())
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def flag(name: str) -> str:

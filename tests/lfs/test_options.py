@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lfs.config import SearchConfig
+from lfs.config import CompareConfig, ReliabilityConfig, SearchConfig
 from lfs.options import RECIPES, add_flags, build, field_help, flag, leaves
 from lfs.search import parser
 from search_space.errors import UserError
@@ -112,3 +112,13 @@ def test_every_setting_has_a_docstring_and_a_flag() -> None:
     assert len(names) > 50
     assert {flag(n) for n in names} < set(made._option_string_actions)
     assert field_help(SearchConfig)["seed"] == "Everything random follows from it."
+
+
+def test_the_help_of_every_setting_says_its_default_as_a_flag_takes_it() -> None:
+    notes = {name: note for name, _, note in leaves(ReliabilityConfig)}
+    assert notes["grid"].endswith("[am=0.0,0.1,0.2,0.3,0.4,0.5]")
+    assert notes["policy.betas"].endswith("[0.5,0.999]")
+    assert notes["orders"].endswith("[2]")
+    assert not notes["metrics"].endswith("]")
+    for cls in (CompareConfig, ReliabilityConfig):
+        assert all("MISSING" not in note and "<" not in note.partition("[")[2] for _, _, note in leaves(cls))
