@@ -9,7 +9,7 @@ Examples:
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import pandas as pd
@@ -126,8 +126,10 @@ def search_of(config: CompareConfig, method: str) -> tuple[str, SpaceConfig]:
     mode, _, name = ("search:am_lfs" if method == "am_lfs" else method).partition(":")
     if mode not in ("search", "random") or (":" in method and not name):
         raise UserError(f"searches must be search, random, am_lfs or MODE:SPACE, got {method!r}")
-    own = not name or name == config.space.name
-    return mode, config.space if own else SpaceConfig(name=name, scale=config.space.scale)
+    if not name or name == config.space.name:
+        return mode, config.space
+    settings = asdict(config.am_lfs) if name == "am_lfs" else {}
+    return mode, SpaceConfig(name=name, scale=config.space.scale, **settings)
 
 
 def frame_of(config: CompareConfig, root: RunStore) -> pd.DataFrame:

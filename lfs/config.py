@@ -114,6 +114,20 @@ SEARCHES = ("am_lfs", "random", "search")
 
 
 @dataclass(frozen=True, kw_only=True)
+class AMLFSConfig:
+    """Settings of the space `am_lfs`, where another one is searched beside it. `None` stands for its own default."""
+
+    num_intervals: int | None = None
+    """Equal intervals of the target cosine, and as many of its probability, default 6."""
+
+    intercepts: str | None = None
+    """`continuous` (default: slopes are searched, intercepts follow) or `free` (both are searched)."""
+
+    std: float | None = None
+    """Standard deviation of the policy, fixed, default 0.2."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CompareConfig(SearchConfig):
     """Losses x seeds on the same data for the same number of epochs. Everything else is as in a search."""
 
@@ -123,6 +137,9 @@ class CompareConfig(SearchConfig):
     searches: tuple[str, ...] = SEARCHES
     """`search` and `random` in the space that is configured, `am_lfs` for a search in that space, or any other
     `MODE:SPACE`, such as `random:local`."""
+
+    am_lfs: AMLFSConfig = field(default_factory=AMLFSConfig)
+    """The space of the row `am_lfs`."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
     """Each method is trained once per seed; a seed has the same first weights and batches for all."""

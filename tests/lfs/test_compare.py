@@ -22,6 +22,7 @@ from lfs.options import build
 from lfs.outcomes import outcome_of, scores_file, scores_of
 from lfs.run_store import RunStore
 from lfs.settings import changed, save_settings
+from search_space.config import SpaceConfig
 from search_space.errors import UserError
 from tests.lfs.conftest import Command
 from trainers.checkpoint import from_bytes
@@ -78,7 +79,10 @@ def test_a_cell_is_an_ordinary_run() -> None:
 def test_rows_of_searches() -> None:
     settings = config()
     assert search_of(settings, "random") == ("random", settings.space)
-    assert search_of(settings, "am_lfs")[1].name == "am_lfs"
+    assert search_of(settings, "am_lfs")[1] == SpaceConfig(name="am_lfs", scale=settings.space.scale)
+    free = build(CompareConfig, "", {"am_lfs.intercepts": "free", "am_lfs.std": "0.1", "space.scale": "20"})
+    wanted = SpaceConfig(name="am_lfs", intercepts="free", std=0.1, scale=20.0)
+    assert search_of(free, "am_lfs") == search_of(free, "search:am_lfs") == ("search", wanted)
     assert search_of(settings, "random:local")[1].name == "local"
     with pytest.raises(UserError, match="searches must be search, random, am_lfs or MODE:SPACE, got 'best'"):
         search_of(settings, "best")
@@ -136,6 +140,7 @@ def refused(tmp_path: Path, recipe_file: Callable[..., str], capsys: pytest.Capt
         (("--seeds", "1,1"), "seeds must be distinct"),
         (("--losses", "am,am"), "losses and searches must be distinct"),
         (("--searches", "am_lfs,search:am_lfs"), "searches must be distinct, got ['am_lfs', 'search:am_lfs']"),
+        (("--am-lfs.intercepts", "no"), "space intercepts must be one of"),
         (("--searches", "search:"), "searches must be search, random, am_lfs or MODE:SPACE, got 'search:'"),
         (("--grid", "am=0.1,0.10000001"), "grid must have one or more distinct values of am"),
         (("--losses", "", "--searches", ""), "must name at least one row"),
