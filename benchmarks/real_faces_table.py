@@ -35,7 +35,7 @@ from lfs.results import candidates_table
 from lfs.run_store import RunStore
 from lfs.settings import load_settings, save_settings
 from lfs.view import View
-from search_space.errors import UserError
+from search_space.errors import UserError, require
 
 GRID = "am=0.2,0.3,0.4 am.scale=16,24,32"
 """The strongest hand-crafted loss gets a grid over the scale, too, since the search has it."""
@@ -82,6 +82,7 @@ def opened(config: CompareConfig, results: Path, view: View) -> RunStore:
     marks = "".join(digest(config, cell) for cell in compare.cells_of(config))
     name = f"{config.name}-{hashlib.sha256(marks.encode()).hexdigest()[:8]}"  # of other settings, another folder
     root = RunStore(f"{config.storage}/{name}")
+    compare.refuse_unused(config)
     compare.check_rows(config)
     resolved = resolve(config, view)
     check(resolved, view)
@@ -117,13 +118,14 @@ def keep(root: RunStore, config: CompareConfig, results: Path) -> None:
 
 
 def keep_candidates(root: RunStore, config: CompareConfig, results: Path) -> None:
-    """Copy every candidate of every search that was trained here; those of earlier sittings stay."""
+    """Copy every candidate of every finished search that was trained here; those of earlier sittings stay."""
     frames = []
     for cell in compare.cells_of(config):
-        table = candidates_table(RunStore(f"{root.uri}/cells/{cell.name}")) if cell.searched else pd.DataFrame()
-        if not table.empty:
-            columns = [name for name in OF_A_CANDIDATE if name in table]
-            frames.append(table[columns].assign(cell=cell.name))
+        store = RunStore(f"{root.uri}/cells/{cell.name}")
+        if cell.searched and store.exists(OUTCOME) and store.committed():
+            table = candidates_table(store)
+            columns = [n for n in table if n in OF_A_CANDIDATE or (n.startswith("all:") and not n.endswith("_se"))]
+            frames.append(table[columns].assign(cell=cell.name, settings=digest(config, cell)))
     if not frames:
         return
     found, path = pd.concat(frames), results / "candidates.csv"
@@ -142,23 +144,25 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("folder", help="where train/ and lfw/ are")
     parser.add_argument("--storage", default="runs")
     parser.add_argument("--results", default="real_faces", help="folder in benchmarks/results (default: %(default)s)")
-    parser.add_argument("--num-workers", default="2")
+    parser.add_argument("--num-workers", type=int, default=2)
     parser.add_argument("--minutes", type=float, default=0, help="stop after so long, at the end of the generations")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings of lfs.compare")
     options = parser.parse_args(argv)
+    plain = options.results == Path(options.results).name not in ("", "..")
+    require(plain, "--results must be a plain folder name", options.results)
     flags: dict[str, str] = {}
     for item in options.set:
         name, equals, value = item.partition("=")
         if not equals or name not in SETTINGS_OF_COMPARE:
             raise UserError(f"--set takes NAME=VALUE with a setting of lfs.compare, such as seeds=0,1; got {item!r}")
         flags[name] = value
-    if "am" in flags.get("losses", "am").split(","):
-        flags.setdefault("grid", GRID)
-    results = RESULTS / options.results
     flags |= {"data.root": options.folder, "storage": options.storage, "name": f"{options.results}_table"}
-    config = replace(build(CompareConfig, "real_faces", flags), num_workers=int(options.num_workers))
+    config = replace(build(CompareConfig, "real_faces", flags), num_workers=options.num_workers)
+    if "am" in config.losses and "grid" not in flags:
+        config = build(CompareConfig, "real_faces", flags | {"grid": GRID, "num_workers": str(options.num_workers)})
+    results = RESULTS / options.results
     root = opened(config, results, View())
-    command = [sys.executable, "-m", "lfs.compare", "--resume", root.path, "--num-workers", options.num_workers]
+    command = [sys.executable, "-m", "lfs.compare", "--resume", root.path, "--num-workers", str(options.num_workers)]
     process = subprocess.Popen(command)
     try:
         finished(process, options.minutes * 60)
@@ -182,7 +186,8 @@ def finished(process: "subprocess.Popen[bytes]", seconds: float) -> None:
             asked = 0
 
 
-SETTINGS_OF_COMPARE = {name for name, _, _ in leaves(CompareConfig)}
+NOT_TO_SET = {"name", "storage", "num_workers", "data.root", "seed", "mode", "schedule"}
+SETTINGS_OF_COMPARE = {n for n, _, _ in leaves(CompareConfig) if n not in NOT_TO_SET and not n.startswith("loss.")}
 
 
 if __name__ == "__main__":

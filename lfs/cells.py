@@ -24,7 +24,7 @@ from lfs.config import SearchConfig
 from lfs.driver import fit_workers, interrupts, quiet_logs, ray_cluster, session_name
 from lfs.generation import DivergedError
 from lfs.outcomes import OUTCOME, CellOutcome, outcome_of, scores_file
-from lfs.run_store import RunStore
+from lfs.run_store import RunStore, StorageError
 from lfs.serial import SerialRun
 from lfs.view import View
 from search_space.errors import UserError
@@ -64,8 +64,8 @@ class CellTrial(tune.Trainable):
             return self._advance(self.run_)
         except UserError as error:  # trying again would not help
             return {"trouble": str(error), tune.result.DONE: True}
-        except OSError as error:  # the run directory has been tried several times already
-            return {"trouble": f"storage {self.store.uri}: {error}", tune.result.DONE: True}
+        except StorageError as error:  # it has been tried several times already
+            return {"trouble": f"storage {error}", tune.result.DONE: True}
 
     def _advance(self, run: SerialRun) -> dict[str, Any]:
         search = run.search

@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from lfs.commands import FAILED, OK, run_command
-from lfs.config import SEED_STEP, CompareConfig, SearchConfig
+from lfs.config import SEED_STEP, AMLFSConfig, CompareConfig, SearchConfig
 from lfs.options import Parser, add_flags, build
 from lfs.outcomes import outcome_of
 from lfs.run_store import RunStore
@@ -83,12 +83,13 @@ def points_of(config: CompareConfig, method: str) -> list[tuple[tuple[str, float
     if method in config.grid:
         points = [((own_parameter(method), value),) for value in config.grid[method]]
     for key, values in config.grid.items():
-        loss, _, parameter = key.partition(".")
-        if loss != method or not parameter:
+        loss, further, parameter = key.partition(".")
+        if loss != method or not further:
             continue
-        known = {f.name for f in fields(LossConfig)} - {"name", *dict(points[0])}
-        if parameter not in known:
-            raise UserError(f"grid of {key} must be over a parameter that the grid of {method} is not over already")
+        if parameter in dict(points[0]):
+            raise UserError(f"grid of {key} must be left out: that of {method} is over {parameter} already")
+        if parameter not in {f.name for f in fields(LossConfig)} - {"name"}:
+            raise UserError(f"grid of {key} must be over a parameter of {method}, got {parameter!r}")
         points = [(*point, (parameter, value)) for point in points for value in values]
     return points
 
@@ -171,14 +172,23 @@ def started(recipe: str, flags: dict[str, str], view: View) -> tuple[RunStore, C
     config = replace(config, name=config.name or default_name(f"compare-{Path(recipe or 'builtin').stem}"))
     root = RunStore(f"{config.storage.rstrip('/')}/{config.name}")
     root.require_absent()
-    unused = [key for key in config.grid if key.partition(".")[0] not in config.losses]  # allowed on resume
-    require(not unused, "grid must be of losses that are compared", unused)
+    refuse_unused(config)
     check_rows(config)
     config = driver.resolve(config, view)
     require(bool(config.data.test.lmdb), "data.test must name the sets that a comparison is for", config.data.test.lmdb)
     driver.check(config, view)
     save_settings(root, SETTINGS, config)
     return root, config
+
+
+def refuse_unused(config: CompareConfig) -> None:
+    """Refuse settings of rows that a new comparison does not have; a resumed one may leave rows out."""
+    unused = [key for key in config.grid if key.partition(".")[0] not in config.losses]
+    require(not unused, "grid must be of losses that are compared", unused)
+    spaces = [search_of(config, method)[1].name for method in config.searches]
+    own = config.space.name != "am_lfs" and "am_lfs" in spaces
+    law = "am_lfs needs a row in that space beside the one of `space`, whose settings are its own"
+    require(own or config.am_lfs == AMLFSConfig(), law, config.am_lfs)
 
 
 def check_rows(config: CompareConfig) -> None:

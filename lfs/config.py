@@ -1,7 +1,7 @@
 """The whole configuration of a search: the components' own dataclasses, and what only the search knows."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from search_space.config import LossConfig, PolicyConfig, SpaceConfig
@@ -126,6 +126,9 @@ class AMLFSConfig:
     std: float | None = None
     """Standard deviation of the policy, fixed, default 0.2."""
 
+    def __post_init__(self) -> None:
+        SpaceConfig(name="am_lfs", **asdict(self))  # says what is wrong
+
 
 @dataclass(frozen=True, kw_only=True)
 class CompareConfig(SearchConfig):
@@ -197,6 +200,8 @@ class ReliabilityConfig(SearchConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         refuse_grid(self.grid)
+        further = [key for key in self.grid if "." in key]
+        require(not further, "grid must be over a loss's own parameter; others are for lfs.compare", further)
         points = sum(len(values) for values in self.grid.values())
         require(points >= 3, "grid must have at least 3 losses: fewer cannot be ranked", points)
         require(self.orders >= 2, "orders must be at least 2", self.orders)
@@ -206,7 +211,8 @@ class ReliabilityConfig(SearchConfig):
         whole = self.trainer.average == 0 and self.trainer.inherit_momentum
         law = "lengths must be one length, and after a multiple of it, where trainer.average is not 0 or momentum "
         law += "is not inherited: a generation must not be cut into shorter ones"
-        one = len(self.lengths) <= 1 and (self.after / self.judged_lengths[0]).is_integer()
+        generations = self.after / self.judged_lengths[0]
+        one = len(self.lengths) <= 1 and abs(generations - round(generations)) < 1e-6
         require(whole or one, law, (self.lengths, self.after))
         require(self.mode == "search", "mode is set by each training: leave it out", self.mode)
 

@@ -163,13 +163,13 @@ def is_tuple(hint: Any) -> bool:
 
 def typed(text: str, hint: Any) -> object:
     """A flag's text as pydantic wants it: words stay words, lists split at commas, `none` is None."""
+    if isinstance(hint, UnionType) and type(None) in typing.get_args(hint) and text.lower() in ("none", "null", "auto"):
+        return None
     if is_tuple(hint):
         return [part.strip() for part in text.split(",") if part.strip()]
     if typing.get_origin(hint) is dict:  # "am=0.1,0.2 arc=0.3"
         entries = [entry.partition("=") for entry in text.split()]
         return {key: [part for part in values.split(",") if part] for key, _, values in entries}
-    if isinstance(hint, UnionType) and type(None) in typing.get_args(hint) and text.lower() in ("none", "null", "auto"):
-        return None
     return text
 
 
@@ -226,7 +226,15 @@ def build(cls: type[T], recipe: str, flags: Mapping[str, str]) -> T:
     path, values, node = read_recipe(recipe) if recipe else (Path(), {}, None)
     source = str(path) if recipe else ""
     refuse_unknown(cls, values, source, node)
-    return checked(cls, overlay(values, flags, cls), source, node, flags)
+    return checked(cls, overlay(for_another_space(values, flags), flags, cls), source, node, flags)
+
+
+def for_another_space(values: Tree, flags: Mapping[str, str]) -> Tree:
+    """A recipe's values without the settings of its search space, but for the scale, where a flag names another one."""
+    space = values.get("space", {})
+    if flags.get("space.name", space.get("name")) == space.get("name"):
+        return values
+    return {**values, "space": {name: value for name, value in space.items() if name == "scale"}}
 
 
 def checked(cls: type[T], values: Tree, source: str, node: yaml.Node | None = None, flags: Mapping[str, str] = {}) -> T:

@@ -226,11 +226,16 @@ def started(recipe: str, flags: dict[str, str], view: View) -> tuple[RunStore, R
     start = pinned(config.start) if config.start else ""
     config = replace(resolve(replace(config, start=""), view), start=start)
     metrics = config.metrics or metrics_of(config.data)
-    config = replace(config, metrics=tuple("+".join(map(str, parse_mean(name, "metrics"))) for name in metrics))
+    config = replace(config, metrics=tuple(map(as_kept, metrics)))
     check(judging(config), view)
     plan(config, root)
     save_settings(root, SETTINGS, config)
     return root, config
+
+
+def as_kept(metric: str) -> str:
+    """The one spelling of a metric, or of a mean of metrics."""
+    return "+".join(map(str, parse_mean(metric, "metrics")))
 
 
 def judging(config: ReliabilityConfig) -> ReliabilityConfig:
@@ -245,6 +250,8 @@ def resumed(folder: str, flags: dict[str, str], view: View) -> tuple[RunStore, R
 
     root = RunStore(folder)
     config = load_settings(root, SETTINGS, ReliabilityConfig)
+    if "metrics" in flags:
+        flags = flags | {"metrics": ",".join(as_kept(name) for name in flags["metrics"].split(","))}
     config = replace(config, **changed(config, flags, MAY_CHANGE))
     plan(config, root)
     check(judging(config), view)

@@ -49,6 +49,10 @@ logger = logging.getLogger(__name__)
 HOPELESS = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENOENT}
 
 
+class StorageError(OSError):
+    """Storage refuses, after several tries or for good. The message names the run."""
+
+
 class _HopelessError(Exception):
     """Writing will not succeed however often it is tried."""
 
@@ -256,7 +260,7 @@ class RunStore:
         """Write one closed generation; COMMIT goes last, so a crash at any point leaves the previous one the last.
 
         Raises:
-            OSError: storage still refuses after `attempts` tries.
+            StorageError: storage still refuses after `attempts` tries.
         """
         files = {
             "state.json": json.dumps({"state": record.state.to_dict(), "summary": record.summary}, indent=1).encode(),
@@ -277,7 +281,7 @@ class RunStore:
         """One file of the run directory, whole or not at all.
 
         Raises:
-            OSError: storage still refuses after `attempts` tries.
+            StorageError: storage still refuses after `attempts` tries.
         """
         self.retrying(lambda: self._write("/".join((self.path, *parts)), data))
 
@@ -289,7 +293,7 @@ class RunStore:
         """The result of reading or writing, tried again while storage refuses.
 
         Raises:
-            OSError: it still refuses after `attempts` tries, or says that it always will.
+            StorageError: it still refuses after `attempts` tries, or says that it always will.
         """
         retrying = Retrying(
             stop=stop_after_attempt(self.attempts),
@@ -301,9 +305,9 @@ class RunStore:
             return retrying(action)
         except RetryError as error:
             cause = error.last_attempt.exception()
-            raise OSError(f"{self.uri}: {_first_line(cause or error)}") from cause
+            raise StorageError(f"{self.uri}: {_first_line(cause or error)}") from cause
         except _HopelessError as error:
-            raise OSError(f"{self.uri}: {error}") from None
+            raise StorageError(f"{self.uri}: {error}") from None
 
     def _write(self, path: str, data: bytes) -> None:
         """One file, whole or not at all: renamed into place (and synced) where the file system can."""

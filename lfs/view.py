@@ -11,6 +11,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from search_space.unified import PARAMETERS
+
 MAX_ROWS = 16
 """Candidates shown one by one in the live view."""
 
@@ -26,12 +28,13 @@ def parameters_text(parameters: Mapping[str, float]) -> str:
     """A loss for a reader: its margins if it has nothing else, or its first parameters by name."""
     if all(name.startswith("margin") for name in parameters):
         return margins_text(list(parameters.values()))
-    shown = [f"{name} {value:.3g}" for name, value in parameters.items() if value] or ["all 0"]
+    shown = [f"{name} {value:.3g}" for name, value in parameters.items() if value or name not in PARAMETERS]
     return _first(shown)
 
 
 def _first(texts: Sequence[str]) -> str:
-    """The first four of several; parameters that are 0, and stay so, have no effect and were left out before."""
+    """The first four of several texts. Parameters of the space `unified` that are 0 have no effect: they are left out
+    before."""
     return ", ".join(texts[:4]) + (" …" if len(texts) > 4 else "")
 
 
@@ -41,7 +44,7 @@ def policy_text(of: dict[str, Any]) -> str:
     if all(name.startswith("margin") for name in names):
         return f"{margins_text(of['policy_mean'])} ± {margins_text(of['policy_std'])}"
     pairs = zip(names, of["policy_mean"], of["policy_std"], strict=True)
-    shown = [f"{name} {mean:.3g} ± {std:.2g}" for name, mean, std in pairs if mean or std] or ["all 0"]
+    shown = [f"{name} {mean:.3g} ± {std:.2g}" for name, mean, std in pairs if mean or std or name not in PARAMETERS]
     return _first(shown)
 
 

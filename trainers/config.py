@@ -189,7 +189,7 @@ class RewardConfig:
     metric: str = "tar@far=1e-2"
     """On listed pairs `accuracy` (over folds), `auc`, `d_prime`, or `tar@far=F` with 0 < F < 1; with `all:` in front on
     all pairs of the labelled pictures, where `all:accuracy` is balanced (mean of both kinds) at its best threshold.
-    `A+B`: the mean of several, such as `all:tar@far=1e-4+all:tar@far=0.1`."""
+    `A+B`: the mean of several of one kind, such as `all:tar@far=1e-4+all:tar@far=0.1`."""
 
     flip_average: bool = False
     """Embed each picture and its mirror image and add the two."""

@@ -55,10 +55,12 @@ def parse_mean(text: str, setting: str = "metric") -> tuple[Metric, ...]:
     """The metrics of `A+B+...`, which stands for their mean; mostly there is one.
 
     Raises:
-        UserError: as `Metric.parse`, or one that is there twice.
+        UserError: as `Metric.parse`, one that is there twice, or metrics of listed and of all pairs together.
     """
     metrics = tuple(Metric.parse(name.strip(), setting) for name in text.split("+"))
     require(len(set(metrics)) == len(metrics), f"the metrics in {setting} must be distinct", text)
+    one_kind = len({metric.all_pairs for metric in metrics}) == 1  # their resamples are not the same
+    require(one_kind, f"the metrics in {setting} must be all on listed pairs or all on `all:` pairs", text)
     return metrics
 
 

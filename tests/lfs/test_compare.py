@@ -20,7 +20,7 @@ from lfs.config import CompareConfig, ReliabilityConfig
 from lfs.generation import DivergedError
 from lfs.options import build
 from lfs.outcomes import outcome_of, scores_file, scores_of
-from lfs.run_store import RunStore
+from lfs.run_store import RunStore, StorageError
 from lfs.settings import changed, save_settings
 from search_space.config import SpaceConfig
 from search_space.errors import UserError
@@ -134,8 +134,15 @@ def refused(tmp_path: Path, recipe_file: Callable[..., str], capsys: pytest.Capt
         (("--grid", "am=0.1,9"), "loss margin of am must be in [0, 2], cosines, got 9"),
         (("--grid", "magface=0.1"), "grid must be of losses that are compared, got ['magface']"),
         (("--losses", "am", "--grid", "am.t=0.1"), "loss t does not apply to am"),
-        (("--losses", "am", "--grid", "am.margin=0.1"), "grid of am.margin must be over a parameter that"),
-        (("--losses", "am", "--grid", "am.size=0.1"), "grid of am.size must be over a parameter that"),
+        (
+            ("--losses", "am", "--grid", "am.margin=0.1"),
+            "grid of am.margin must be left out: that of am is over",
+        ),
+        (("--losses", "am", "--grid", "am.size=0.1"), "grid of am.size must be over a parameter of am, got 'size'"),
+        (("--losses", "am", "--grid", "am.=0.1"), "grid of am. must be over a parameter of am, got ''"),
+        (("--searches", "search", "--am-lfs.std", "0.1"), "am_lfs needs a row in that space"),
+        (("--searches", "search", "--am-lfs.std", "-3"), "--am-lfs.std: space std must be > 0"),
+        (("--space.name", "am_lfs", "--searches", "am_lfs", "--am-lfs.std", "0.1"), "am_lfs needs a row in that space"),
         (("--losses", "am", "--grid", "arc.scale=16"), "grid must be of losses that are compared, got ['arc.scale']"),
         (("--seeds", "1,1"), "seeds must be distinct"),
         (("--losses", "am,am"), "losses and searches must be distinct"),
@@ -159,6 +166,7 @@ def test_refuses(refused: Callable[..., str], tmp_path: Path, arguments: tuple[s
         (("--orders", "1"), "orders must be at least 2, got 1"),
         (("--grid", "softmax=1,2,3"), "grid of softmax must be left out"),
         (("--grid", "adacos=0,1,2"), "grid of adacos must be left out"),
+        (("--grid", "am=0,0.1,0.2 am.scale=16"), "grid must be over a loss's own parameter"),
         (("--lengths", "inf"), "lengths must be > 0 and finite"),
         (("--after", "1e400"), "after must be >= 0 and finite"),
         (("--metrics", "all:auc"), "metric all:auc on the reward sets needs label lists"),
@@ -310,7 +318,7 @@ def test_a_loss_with_a_grid_may_be_left_out_on_resume_and_equal_flags_are_no_cha
 
 def test_storage_that_cannot_be_written_ends_a_cell_at_once() -> None:
     def generation() -> None:
-        raise OSError(28, "No space left on device")
+        raise StorageError("/full: No space left on device")
 
     trial = CellTrial.__new__(CellTrial)
     trial.trouble, trial.root = "", SimpleNamespace(exists=lambda name: False)
@@ -318,7 +326,7 @@ def test_storage_that_cannot_be_written_ends_a_cell_at_once() -> None:
     trial.run_ = SimpleNamespace(search=SimpleNamespace(over=False), generation=generation)
     result = trial.step()
     assert result["done"]
-    assert result["trouble"] == "storage /full: [Errno 28] No space left on device"
+    assert result["trouble"] == "storage /full: No space left on device"
 
 
 def test_scores_that_are_not_those_asked_for_are_damage(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from lfs.config import CompareConfig, ReliabilityConfig, SearchConfig
 from lfs.options import RECIPES, add_flags, build, field_help, flag, leaves
 from lfs.search import parser
 from search_space.errors import UserError
+from search_space.spaces import get_space
 
 
 @pytest.fixture
@@ -122,3 +123,13 @@ def test_the_help_of_every_setting_says_its_default_as_a_flag_takes_it() -> None
     assert not notes["metrics"].endswith("]")
     for cls in (CompareConfig, ReliabilityConfig):
         assert all("MISSING" not in note and "<" not in note.partition("[")[2] for _, _, note in leaves(cls))
+
+
+@pytest.mark.parametrize("name", ["global", "local", "paper_global", "am_lfs", "unified"])
+def test_a_recipe_can_search_another_space(name: str) -> None:
+    made = build(SearchConfig, "real_faces", {"space.name": name})
+    assert get_space(made.space).name == name
+    assert made.space.scale == 16, "the recipe's"
+    if name == "unified":
+        assert made.space.search == ("target", "scale")
+    assert build(SearchConfig, "real_faces", {"space.search": "none"}).space.search is None

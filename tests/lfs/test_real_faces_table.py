@@ -1,20 +1,26 @@
 """The script behind the table on real faces: what earlier sittings measured is found again, and nothing else."""
 
 import json
+import signal
+import subprocess
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 
 from benchmarks import real_faces_table
 from lfs import compare
+from lfs.cells import prepare
 from lfs.commands import FAILED, run_command
 from lfs.config import CompareConfig
 from lfs.options import build
 from lfs.outcomes import OUTCOME, CellOutcome, outcome_of
 from lfs.run_store import RunStore
+from lfs.serial import SerialRun
+from lfs.settings import load_settings
 from lfs.view import View
 from search_space.errors import UserError
 
@@ -85,6 +91,9 @@ def test_results_that_came_in_between_reach_a_folder_that_is_there(config: Compa
         ),
         (("--set", "seeds"), "--set takes NAME=VALUE with a setting of lfs.compare"),
         (("--set", "seeds=-1"), "seeds must be in 0..9999"),
+        (("--set", "seed=1"), "--set takes NAME=VALUE with a setting of lfs.compare"),
+        (("--set", "losses=am", "grid=arc=0.1"), "grid must be of losses that are compared, got ['arc']"),
+        (("--results", ".."), "--results must be a plain folder name, got '..'"),
         ((), "celeba_subset_labels.txt"),
     ],
 )
@@ -105,3 +114,53 @@ def test_a_folder_made_for_data_elsewhere_is_refused(config: CompareConfig, tmp_
     root.write(yaml.safe_dump(stored).encode(), compare.SETTINGS)
     with pytest.raises(UserError, match="was made for /elsewhere/train.lmdb; remove it, or take another --storage"):
         real_faces_table.opened(config, tmp_path / "results", View())
+
+
+def test_candidates_of_finished_searches_are_kept_with_their_settings(config: CompareConfig, tmp_path: Path) -> None:
+    short = replace(config, generations=2, population_size=2, trainer=replace(config.trainer, generation_length=6))
+    root, results = real_faces_table.opened(short, tmp_path / "results", View()), tmp_path / "results"
+    [search] = [cell for cell in compare.cells_of(short) if cell.searched]
+    run_config = compare.run_of(load_settings(root, compare.SETTINGS, CompareConfig), search)
+    store = prepare(root, {search.name: run_config})[search.name]
+    run = SerialRun(store)
+    run.generation()
+    finish(root, short, [])
+    real_faces_table.keep_candidates(root, short, results)
+    assert not (results / "candidates.csv").exists(), "a search that is not finished"
+
+    run.run(lambda _: None)
+    finish(root, short, [search.name])
+    real_faces_table.keep(root, short, results)
+    kept = pd.read_csv(results / "candidates.csv")
+    assert kept[["generation", "candidate"]].to_numpy().tolist() == [[0, 0], [1, 0], [1, 1]]
+    assert set(kept["settings"]) == {real_faces_table.digest(short, search)}
+    assert kept["reward"].to_numpy()[-1] == store.load_candidates(1)["reward"].to_numpy()[-1]
+
+
+class Clock(subprocess.Popen):  # type: ignore[type-arg]
+    """A process that ends when it is told to the second time, and notes what it was told."""
+
+    def __init__(self, waits: list[BaseException | None]) -> None:
+        self.waits, self.told, self.timeouts, self.returncode = waits, [], [], None
+
+    def poll(self) -> int | None:
+        return None if self.waits else 0
+
+    def wait(self, timeout: float | None = None) -> int:
+        self.timeouts.append(timeout)
+        if (what := self.waits.pop(0)) is not None:
+            raise what
+        return 0
+
+    def send_signal(self, number: int) -> None:
+        self.told.append(number)
+
+    def __del__(self) -> None:
+        pass
+
+
+def test_the_end_is_asked_for_once_and_a_ctrl_c_is_waited_for() -> None:
+    late = Clock([subprocess.TimeoutExpired("lfs.compare", 60), KeyboardInterrupt(), None])
+    real_faces_table.finished(late, 60)
+    assert late.told == [signal.SIGINT]
+    assert late.timeouts == [60, None, None]

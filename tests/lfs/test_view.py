@@ -128,6 +128,8 @@ def test_numbers_for_a_reader(got: str, expected: str) -> None:
 def test_a_loss_without_a_margin_is_shown_by_its_parameters() -> None:
     many = {"m_cos": 0.35, "m_arc": 0.0123, "t": 1.2, "gamma": 2.0, "scale": 32.0}
     assert parameters_text(many) == "m_cos 0.35, m_arc 0.0123, t 1.2, gamma 2 …"
+    assert parameters_text({"m_arc": 0.0, "m_cos": 0.3, "t_easy": 0.0, "scale": 20.0}) == "m_cos 0.3, scale 20"
+    assert parameters_text({"dynamic": 0.0}) == "dynamic 0", "only a parameter that has no effect at 0 is left out"
     summary = status()["summaries"][1] | {
         "winner_parameters": {"t": 0.2}, "winner_margins": [], "parameter_names": ["t"], "policy_mean": [0.25],
         "policy_std": [0.125], "rejected": 3,

@@ -334,6 +334,19 @@ def test_reward_and_test_equal_a_picture_by_picture_evaluation(faces, flip):
     assert {name: result.metrics[name] for name in report} == pytest.approx(report, abs=1e-4)
 
 
+def test_a_reward_of_several_metrics_is_their_mean_and_records_each(faces):
+    both = make_trainer(faces, replace(REWARD, metric="auc+tar@far=0.1"))
+    result = both.run(candidate())
+    parts = [make_trainer(faces, replace(REWARD, metric=name)).run(candidate()) for name in ("auc", "tar@far=0.1")]
+    assert result.reward == np.mean([part.reward for part in parts])
+    np.testing.assert_allclose(result.replicates, np.mean([part.replicates for part in parts], axis=0), atol=1e-15)
+    assert result.reward_se == pytest.approx(np.std(result.replicates, ddof=1))
+    for name, part in zip(("auc", "tar@far=0.1"), parts, strict=True):
+        assert result.metrics[name] == part.reward
+        assert result.metrics[f"{name}_se"] == part.metrics[f"{name}_se"]
+    assert both.validate(result.weights, ["auc+tar@far=0.1"])["auc+tar@far=0.1"].value == result.reward
+
+
 def test_testing_leaves_no_trace(trainer):
     first = trainer.run(candidate())
     report = trainer.test(first.weights)

@@ -90,8 +90,8 @@ def test_metrics_are_those_of_the_verification_package(folder: Path) -> None:
 
 
 def test_several_metrics_are_averaged(folder: Path) -> None:
-    sets = Validation("reward", data(folder, "easy"), replace(CONFIG, metric="all:tar@far=0.05+accuracy"))
-    found = measured(sets, "all:tar@far=0.05+accuracy", "accuracy", "all:tar@far=0.05")
+    sets = Validation("reward", data(folder, "easy"), replace(CONFIG, metric="all:tar@far=0.05+all:auc"))
+    found = measured(sets, "all:tar@far=0.05+all:auc", "all:auc", "all:tar@far=0.05")
     mean, *parts = found.values()
     assert mean.value == np.mean([part.value for part in parts])
     replicates = np.mean([part.replicates for part in parts], axis=0)
@@ -101,8 +101,10 @@ def test_several_metrics_are_averaged(folder: Path) -> None:
         RewardConfig(metric="accuracy+auc+accuracy")
     with pytest.raises(UserError, match="metric must be `accuracy`"):
         RewardConfig(metric="accuracy+")
-    with pytest.raises(UserError, match="metric all:auc on the reward sets needs label lists"):
-        Validation("reward", data(folder, "easy", labels=()), replace(CONFIG, metric="accuracy+all:auc"))
+    with pytest.raises(UserError, match="must be all on listed pairs or all on `all:` pairs, got 'auc\\+all:auc'"):
+        RewardConfig(metric="auc+all:auc")
+    with pytest.raises(UserError, match="metric all:accuracy on the reward sets needs label lists"):
+        Validation("reward", data(folder, "easy", labels=()), replace(CONFIG, metric="all:accuracy+all:auc"))
 
 
 def test_only_the_pictures_that_are_needed_are_embedded_each_once(folder: Path) -> None:
