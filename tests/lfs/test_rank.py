@@ -36,7 +36,7 @@ def test_a_reward_of_luck_alone_does_not_rank() -> None:
 
 
 def test_luck_and_spread_are_told_apart() -> None:
-    found = reliability("auc", 1, LOSSES, *made(0.05, 0.1, orders=400))
+    found = reliability("auc", 1, LOSSES, *made(0.05, 0.1, orders=150))
     assert found.loss_spread == pytest.approx(0.05, rel=0.15)
     assert found.luck == pytest.approx(0.1, rel=0.05)
 
