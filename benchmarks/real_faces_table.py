@@ -19,7 +19,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -157,9 +157,10 @@ def main(argv: Sequence[str]) -> int:
             raise UserError(f"--set takes NAME=VALUE with a setting of lfs.compare, such as seeds=0,1; got {item!r}")
         flags[name] = value
     flags |= {"data.root": options.folder, "storage": options.storage, "name": f"{options.results}_table"}
-    config = replace(build(CompareConfig, "real_faces", flags), num_workers=options.num_workers)
+    flags["num_workers"] = str(options.num_workers)
+    config = build(CompareConfig, "real_faces", flags)
     if "am" in config.losses and "grid" not in flags:
-        config = build(CompareConfig, "real_faces", flags | {"grid": GRID, "num_workers": str(options.num_workers)})
+        config = build(CompareConfig, "real_faces", flags | {"grid": GRID})
     results = RESULTS / options.results
     root = opened(config, results, View())
     command = [sys.executable, "-m", "lfs.compare", "--resume", root.path, "--num-workers", str(options.num_workers)]

@@ -196,7 +196,7 @@ def train_cells(
             shown.begin(min(fits, config.num_workers))
             run_trials(root, config, gpus, todo, shown, scores)
     except UserError:
-        if new and not any(root.exists(session_name(n)) for n in (1,)):
+        if new and not root.exists(session_name(1)):
             root.fs.delete_dir(root.path)
         raise
     return all(complete(store, scores) for store in todo.values())

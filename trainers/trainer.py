@@ -304,9 +304,10 @@ class CandidateTrainer:
         """The result of the model as it stands: its reward, and more metrics for the record."""
         sets = self._validations["reward"]
         name, more = self.reward.metric, sets.recorded_metrics
-        parts = [str(metric) for metric in sets.metrics([name])]
+        metrics = sets.metrics([name])
+        parts = [str(metric) for metric in metrics]
         try:
-            embeddings = sets.embed(self._embedding, [*sets.metrics([name]), *more])
+            embeddings = sets.embed(self._embedding, [*metrics, *more])
         except EmbeddingsNotFiniteError:
             return self._diverged(candidate, "embeddings are not finite after the generation")
         scores = sets.named_scores(embeddings, [name, *parts])
