@@ -128,6 +128,7 @@ class Board:
             "num_images": search.state.num_images,
             "error": search.error,
             "finished": search.over and settled,
+            "name": config.name,
             **search.policy_of(search.state.policy),
         }
 

@@ -13,7 +13,6 @@ import json
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
-from itertools import count
 from typing import Any, ClassVar
 
 import ray
@@ -21,10 +20,12 @@ from ray import tune
 
 from lfs.cells_view import CellsView
 from lfs.config import SearchConfig
-from lfs.driver import fit_workers, interrupts, quiet_logs, ray_cluster, session_name
+from lfs.connect import ray_cluster
 from lfs.generation import DivergedError
 from lfs.outcomes import OUTCOME, CellOutcome, outcome_of, scores_file
-from lfs.run_store import RunStore, StorageError
+from lfs.quiet import interrupts, quiet_logs
+from lfs.room import alive_nodes, fit_workers, growth_of_cluster
+from lfs.run_store import RunStore, StorageError, session_name
 from lfs.serial import SerialRun
 from lfs.view import View
 from search_space.errors import UserError
@@ -192,9 +193,10 @@ def train_cells(
     shown = CellsView(view, {name: cells[name] for name in todo}, done, len(cells) - len(todo))
     try:
         with ray_cluster(config), quiet_logs(root):
-            gpus, fits = fit_workers(config, ray.cluster_resources())
-            shown.begin(min(fits, config.num_workers))
-            run_trials(root, config, gpus, todo, shown, scores)
+            nodes = alive_nodes()
+            room = fit_workers(config, [node["Resources"] for node in nodes], growth_of_cluster(len(nodes)))
+            shown.begin(room.now)
+            run_trials(root, config, room.gpus, todo, shown, scores)
     except UserError:
         if new and not root.exists(session_name(1)):
             root.fs.delete_dir(root.path)
@@ -218,7 +220,7 @@ def run_trials(
     scores: Mapping[str, Any] | None,
 ) -> None:
     """Cells as Tune trials in their order, as many at a time as `num_workers` and the cluster allow."""
-    name = next(session_name(n) for n in count(1) if not root.exists(session_name(n)))
+    name = root.next_session()
     resources = {"cpu": config.cpus_per_worker} | ({"gpu": gpus} if gpus else {})
     cells = [{"cell": cell, "run": store.uri} for cell, store in todo.items()]
     run_config = tune.RunConfig(

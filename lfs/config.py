@@ -10,7 +10,10 @@ from trainers.config import DataConfig, RewardConfig, TrainerConfig
 
 MODES = ("search", "random", "fixed")
 
-MAY_CHANGE_ON_RESUME = ("num_workers", "address", "generations", "dashboard")
+MAY_CHANGE_ON_RESUME = (
+    *("num_workers", "max_workers", "priority", "start_timeout_s"),
+    *("address", "generations", "dashboard"),
+)
 """Fields that a resumed search may be given anew: none of them changes what a generation computes."""
 
 
@@ -50,6 +53,15 @@ class SearchConfig:
     num_workers: int = 2
     """Trainers to run at most; those that fit the machine share the candidates."""
 
+    max_workers: int = 0
+    """Of these, how many may run at once on a cluster that others use too; 0: all."""
+
+    priority: int = 0
+    """Searches of a cluster with a higher priority get trainers first; equal ones share evenly."""
+
+    start_timeout_s: float = 900.0
+    """Seconds to wait for room for a first trainer, on a cluster that may grow."""
+
     cpus_per_worker: float = 1.0
     """CPUs that one trainer reserves; its torch threads too, when more than `trainer.num_threads`."""
 
@@ -87,6 +99,8 @@ class SearchConfig:
     def __post_init__(self) -> None:
         require(self.mode in MODES, f"mode must be one of {', '.join(MODES)}", self.mode)
         require(self.num_workers >= 1, "num_workers must be at least 1", self.num_workers)
+        require(self.max_workers >= 0, "max_workers must be >= 0", self.max_workers)
+        require(self.start_timeout_s > 0, "start_timeout_s must be > 0", self.start_timeout_s)
         require(self.generations >= 1, "generations must be at least 1", self.generations)
         require(self.warmup_generations >= 0, "warmup_generations must be >= 0", self.warmup_generations)
         require(self.population_size >= 0, "population_size must be >= 0", self.population_size)
@@ -107,6 +121,11 @@ class SearchConfig:
     def population(self) -> int:
         """B: candidates per generation after the warm-up."""
         return 1 if self.mode == "fixed" else self.population_size or self.num_workers
+
+    @property
+    def most_workers(self) -> int:
+        """Trainers that there is work for, and that are allowed."""
+        return min(self.max_workers or self.num_workers, self.num_workers, self.population)
 
 
 HAND_CRAFTED = ("softmax", "norm_softmax", "a_softmax", "v_softmax", "arc", "am")

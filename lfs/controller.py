@@ -13,24 +13,37 @@ import contextlib
 import logging
 import time
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
 
+from lfs import look
 from lfs.board import Board, continued
 from lfs.config import SearchConfig
+from lfs.connect import NAMESPACE
 from lfs.messages import GenerationRecord, Lease, Report
 from lfs.run_store import RunStore
+from lfs.shares import Claim
 from search_space.errors import UserError
 
-NAMESPACE = "lfs"
 POLL_S = 10.0
 """A trainer without work is answered `wait` after this long, and asks again."""
 WATCH_S = 1.0
 FETCH_S = 600.0
 """A winner's weights that take longer than this to fetch count as lost."""
 MAX_BROKEN = 3
+FOLLOWS_S = 5.0
+"""Whoever asked for the status so long ago is no longer there."""
+ACTIONS = {
+    "pause": "its trainers end as they finish their candidates, and their resources are free then",
+    "resume": "its trainers come back as there is room",
+    "stop": "it stops after this generation",
+    "stop-now": "it stops at once; committed generations stay",
+    "extend": "it goes on to so many generations",
+}
+"""What a user may do to a running search."""
 logger = logging.getLogger(__name__)
 
 
@@ -52,6 +65,13 @@ class Controller:
         self._commit: asyncio.Task[None] | None = None
         self._watchers: dict[str, tuple[str, asyncio.Task[None]]] = {}
         self._broken: Counter[str] = Counter()
+        self._joined: set[str] = set()
+        self._gone: set[str] = set()
+        self._notes: list[str] = []
+        self._followers: dict[str, float] = {}
+        self._claim: Claim | None = None
+        self._allowed = self.config.most_workers
+        self._paused = paused(self.store)
 
     # ---- trainers
 
@@ -59,11 +79,21 @@ class Controller:
         """The search's configuration, for a trainer that starts."""
         return self.config
 
+    async def get_versions(self) -> dict[str, str]:
+        """What a trainer must have installed."""
+        return look.versions()
+
     async def lease(self, trainer: str, incarnation: str, actor: Any) -> Lease:
-        """Work for a trainer; a base handle comes wrapped in a list so that Ray passes it on unfetched."""
+        """Work for a trainer; a base handle comes wrapped in a list so that Ray passes it on unfetched.
+
+        A trainer without work of which there is one too many is told to stop.
+        """
         self._join(trainer, incarnation, actor)
         until = time.monotonic() + POLL_S
         while self._watchers.get(trainer, ("",))[0] == incarnation:  # else it died waiting: no work for the dead
+            if self._too_many(trainer):
+                self._dismiss(trainer)
+                return Lease(kind="stop")
             lease = self.search.lease(trainer)
             left = until - time.monotonic()
             if lease.kind == "stop":
@@ -94,10 +124,23 @@ class Controller:
         """
         self._broken[trainer] += 1
         gives_up = fatal or self._broken[trainer] >= MAX_BROKEN or self.search.over
-        if gives_up and not self._watchers and not self.search.over:
-            self.search.fail(message)
-            self._notify()
+        if gives_up and not self.search.over:
+            if trainer not in self._gone:
+                self._gone.add(trainer)
+                self._notes.append(f"{trainer} cannot take part: {message}")
+            if not self._watchers:
+                self.search.fail(message)
+                self._notify()
         return gives_up
+
+    async def died(self, trainer: str, message: str) -> None:
+        """A trainer's process died and is started again. One that has asked for work is watched anyway; a message about
+        one that never came this far is the only sign of it.
+        """
+        if trainer in self._joined:
+            self._joined.discard(trainer)
+        else:
+            await self.broken(trainer, message, False)
 
     async def progress(self, trainer: str, done: int, total: int, images_per_s: float) -> None:
         """How far a trainer is with its candidate; only for the view."""
@@ -119,19 +162,103 @@ class Controller:
         self.search.tested(metrics)
         self._notify()
 
-    # ---- driver
+    # ---- driver, and whoever else watches over the search
+
+    async def where(self) -> str:
+        """The run directory."""
+        return self.store.uri
+
+    async def claim(self) -> Claim | None:
+        """What this search could use of the cluster; None: its driver has not said yet."""
+        most = 0 if self._paused or self.search.over else self.config.most_workers
+        return self._claim and replace(self._claim, most=most)
+
+    async def allow(self, num_trainers: int, claim: Claim) -> None:
+        """How many trainers this search may have, and what it asked that for."""
+        self._allowed, self._claim = num_trainers, claim
+        self._notify()
 
     async def stop(self) -> None:
         """Stop cleanly after the running generation."""
         self.search.stop_requested = True
+        if self._paused:  # nobody will finish it
+            self.search.stop_now()
+        self._notify()
 
-    async def status(self) -> dict[str, Any]:
-        """Everything a view shows."""
+    async def act(self, action: str, by: str, generations: int = 0) -> str:
+        """Do one of `ACTIONS` for a user; it is recorded in the run before it is done.
+
+        Returns:
+            What it means, for the user.
+        Raises:
+            UserError: not now, or not at all.
+        """
+        if self.search.over:
+            raise UserError(f"{self.store.name} is ending; nothing can be changed any more")
+        facts: dict[str, Any] = {"by": by, "generation": self.search.state.generation + 1}
+        if action == "extend":
+            self.search.extend(generations)
+            self.config = self.search.config
+            await asyncio.to_thread(self.store.write_config, self.config)
+            facts["generations"] = generations
+        await asyncio.to_thread(lambda: self.store.record_event(action, **facts))
+        if action in ("pause", "resume"):
+            self._paused = action == "pause"
+        elif action == "stop":
+            await self.stop()
+        elif action == "stop-now":
+            self.search.stop_now()
+        self._notify()
+        return ACTIONS[action]
+
+    async def status(self, follower: str = "") -> dict[str, Any]:
+        """Everything a view shows.
+
+        Args:
+            follower: who asks, if it is not the driver: the driver does not leave before followers have seen the end.
+        """
+        if follower:
+            self._followers[follower] = time.monotonic()
         committed = self._commit is None or self._commit.done()
         settled = committed and (self._closing is None or self._closing.done())
-        return self.board.status(trainers=len(self._watchers), settled=settled)
+        recent = [at for at in self._followers.values() if time.monotonic() - at < FOLLOWS_S]
+        own = {
+            "state": self._state(), "wanted": self._wanted(), "notes": self._notes, "run": self.store.uri,
+            "followed": bool(recent),
+        }  # fmt: skip
+        return self.board.status(trainers=len(self._watchers), settled=settled) | own
 
     # ---- inside
+
+    def _state(self) -> str:
+        """In one word."""
+        search = self.search
+        if search.error:
+            return "failed"
+        if search.over:
+            return "ended"
+        if self._paused:
+            return "pausing" if self._watchers else "paused"
+        if not (self._watchers or self._wanted()):
+            return "waiting for room"
+        return "stopping" if search.stop_requested else "testing" if search.trained else "running"
+
+    def _wanted(self) -> int:
+        """Trainers that this search is to have now; those that cannot work stay away."""
+        if self._paused or self.search.over:
+            return 0
+        return max(0, min(self._allowed, self.config.most_workers - len(self._gone)))
+
+    def _too_many(self, trainer: str) -> bool:
+        """Whether a trainer that asks for work is to go. One that holds a candidate asks again for that."""
+        idle = not self.search.holds(trainer) and not self.search.over
+        return idle and len(self._watchers) > self._wanted()
+
+    def _dismiss(self, trainer: str) -> None:
+        """Let a trainer go."""
+        self._watchers.pop(trainer)[1].cancel()
+        self.search.release(trainer)
+        self._notify()
 
     def _notify(self) -> None:
         """Wake every trainer that waits for work."""
@@ -142,6 +269,8 @@ class Controller:
         """A new process under a trainer's name gives back what the old one held, and is watched in its place."""
         if trainer in self._watchers and self._watchers[trainer][0] == incarnation:
             return
+        self._joined.add(trainer)
+        self._gone.discard(trainer)
         if trainer in self._watchers:
             self._watchers.pop(trainer)[1].cancel()
         self.search.release(trainer)
@@ -200,6 +329,13 @@ class Controller:
             logger.exception("committing generation %d", record.generation)
             self.search.fail(f"storage failed, the last committed generation is intact: {error}")
             self._notify()
+
+
+def paused(store: RunStore) -> bool:
+    """Whether a search is paused: the last start, pause or resume of its run says so."""
+    actions = [event.get("action") for event in store.retrying(store.events)]
+    last = next((action for action in reversed(actions) if action in ("start", "pause", "resume")), "start")
+    return last == "pause"
 
 
 async def _fetch(reference: Any) -> Any:

@@ -1,24 +1,23 @@
 """Starts a search and sees it through: data check, run directory, Ray, controller, trainers, view, outcome."""
 
-import contextlib
-import hashlib
 import logging
 import os
-import signal
-import socket
-import threading
-import warnings
-from collections.abc import Callable, Iterator
+import platform
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
 from lfs.board import pinned, started
 from lfs.config import SearchConfig
+from lfs.connect import joins, ray_cluster
 from lfs.generation import fixed_losses
+from lfs.presence import Presence, controller_name
+from lfs.quiet import interrupts, quiet_logs
+from lfs.room import Room, alive_nodes, fit_workers, growth_of_cluster, said
 from lfs.run_store import RunStore
 from lfs.view import View
+from lfs.watch import Watch
 from search_space.errors import UserError, require
 from search_space.spaces import get_space
 from trainers.backbones import plan_backbone
@@ -28,8 +27,6 @@ from trainers.data.check import check_data, overlap_warning
 
 logger = logging.getLogger(__name__)
 Config = TypeVar("Config", bound=SearchConfig)
-POLL_S = 1.0
-CONNECT_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +95,8 @@ def old_run(store: RunStore, changes: dict[str, Any], view: View) -> SearchConfi
         UserError: the run is damaged, or its data is no longer what it was.
     """
     config = replace(store.load_config(), **changes)
+    with Presence(store):  # said before anything else, though it is only held later
+        pass
     store.load_last()
     store.summaries()
     check(config, view)
@@ -118,255 +117,74 @@ def check(config: SearchConfig, view: View) -> None:
         view.warn(warning)
 
 
-@contextlib.contextmanager
-def ray_cluster(config: SearchConfig) -> Iterator[None]:
-    """Ray, joined or started; what this started ends with the block. Its console noise goes to its own logs."""
-    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
-    os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    address = joins(config)
-    if address:
-        prepare_to_join(address)
-    import ray
-
-    quiet = {"log_to_driver": False, "logging_level": "ERROR", "namespace": "lfs"}
-    try:
-        if address:
-            with silent_stderr():  # Ray's C++ side repeats there what the exception says
-                ray.init(address=address, **quiet)
-        else:
-            # "local", since without an address Ray would join whatever cluster was last started on this machine.
-            ray.init("local", include_dashboard=config.dashboard, dashboard_host="127.0.0.1", **quiet)
-    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        line = str(error).strip().split("\n")[0]
-        hint = "is it running, and is its token in ~/.ray/auth_token or RAY_AUTH_TOKEN?" if address else "see ~/.ray"
-        raise UserError(f"Ray at {address or 'this machine'} cannot be reached: {line}; {hint}") from None
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def joins(config: SearchConfig) -> str:
-    """Address of the cluster to join; empty: the search starts one of its own, which nobody else will join."""
-    return config.address or os.environ.get("RAY_ADDRESS", "")
-
-
-def prepare_to_join(address: str) -> None:
-    """Fail fast where nobody listens, and send the cluster's token: a joining process does so only when told to."""
-    host, _, port = address.rpartition(":")
-    if host and port.isdigit() and "://" not in address:
-        try:
-            socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
-        except OSError as error:
-            raise UserError(f"no Ray cluster answers at {address}: {error}; see --address") from None
-    token_file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
-    if "RAY_AUTH_TOKEN" in os.environ or token_file.exists():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-
-
-@contextlib.contextmanager
-def silent_stderr() -> Iterator[None]:
-    """Send file descriptor 2 nowhere."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
-
-
-def fit_workers(config: SearchConfig, resources: dict[str, float]) -> tuple[float, int]:
-    """GPUs per trainer, and how many trainers the cluster holds now.
-
-    Raises:
-        UserError: not a single one fits; the resource is named.
-    """
-    gpus = config.gpus_per_worker
-    if gpus is None:
-        gpus = 1.0 if resources.get("GPU", 0) >= 1 else 0.0
-    needs = {"CPU": config.cpus_per_worker, "GPU": gpus}
-    for resource, need in needs.items():
-        have = resources.get(resource, 0)
-        if need > have:
-            raise UserError(
-                f"a trainer needs {need:g} {resource}, the cluster has {have:g}; see --{resource.lower()}s-per-worker"
-            )
-    fits = min(int(resources.get(r, 0) / need + 1e-9) for r, need in needs.items() if need)
-    return gpus, min(fits, config.num_workers)
-
-
 def run_search(store: RunStore, config: SearchConfig, view: View) -> Outcome:
     """Run a search, new or resumed, to its end, an error or a stop.
 
     Raises:
-        UserError: it could not start: no Ray, or no room for a single trainer.
+        UserError: it could not start: no Ray, no room for a single trainer, a node that cannot work on it, or another
+            process runs it already.
     """
-    with ray_cluster(config), quiet_logs(store):
+    with Presence(store) as presence, ray_cluster(config), quiet_logs(store):
         import ray
 
         from lfs.controller import start_controller
-        from lfs.trainable import WhenOver
+        from lfs.crew import tune_trials
+        from lfs.shares import Share
 
-        gpus, fits = fit_workers(config, ray.cluster_resources())
-        say_workers(config, gpus, fits, view)
-        name = f"controller/{store.name}-{hashlib.sha256(store.uri.encode()).hexdigest()[:8]}"
+        room = make_room(store, config, view)
+        presence.require_free(controller_name(store))
+        store.record_event("start", **where_it_runs())
         try:
-            controller = start_controller(store.uri, name)
+            controller = start_controller(store.uri, controller_name(store))
+            share = Share(controller_name(store), controller, config, room)
+            share()
             last: dict[str, Any] = ray.get(controller.status.remote())
-        except (ray.exceptions.RayError, ValueError) as error:  # ValueError: its name is taken, by the same run
+        except (ray.exceptions.RayError, ValueError) as error:
             raise UserError(f"the controller cannot start: {str(error).strip().splitlines()[-1]}") from None
-        watch = Watch(controller, view, last)
-        with watch, interrupts(watch.stop_asked), WhenOver.told_by(name, watch.over):
+        presence.announce(ray.get_runtime_context().gcs_address)
+        watch = Watch(controller_name(store), controller, view, last, share=share, timeout_s=config.start_timeout_s)
+        with watch, interrupts(watch.stop_asked):
             try:
-                num_trials = config.num_workers if joins(config) else fits
-                tune_trials(store, config, gpus, name, num_trials)
+                tune_trials(store, config, room.gpus, controller_name(store))
             except (OSError, ray.tune.TuneError) as error:  # Tune's own files, on the same storage as the run
                 watch.trouble = f"Ray Tune stopped: {' '.join(str(error).split())}"
+            except ray.exceptions.RayError as error:
+                watch.trouble = f"Ray is gone: {' '.join(str(error).split())}"
         reason = watch.status["error"] or watch.trouble
         if not reason and not watch.status["finished"]:
             reason = "every trainer ended before the search did; their logs are in its tune folder"
         return Outcome(run=store.shown, error=reason, status=watch.status)
 
 
-def say_workers(config: SearchConfig, gpus: float, fits: int, view: View) -> None:
+def make_room(store: RunStore, config: SearchConfig, view: View) -> Room:
+    """Preflight: what is asked for against what is there, and every node's versions, data and view of the storage.
+
+    Raises:
+        UserError: what is asked for can never be met, or a node cannot work on this search.
+    """
+    from lfs.preflight import check_nodes
+
+    nodes = alive_nodes()
+    resources = [node["Resources"] for node in nodes]
+    growth = growth_of_cluster(len(nodes))
+    room = fit_workers(config, resources, growth)
+    if joins(config):
+        view.say(said(config, room, resources, growth))
+    check_nodes(store, config, nodes, {"CPU": config.cpus_per_worker, "GPU": room.gpus})
+    say_workers(config, room, view)
+    return room
+
+
+def where_it_runs() -> dict[str, Any]:
+    """The driver's machine and process, for the record."""
+    return {"host": platform.node(), "pid": os.getpid()}
+
+
+def say_workers(config: SearchConfig, room: Room, view: View) -> None:
     """How many trainers run, in one line."""
-    each = f"{config.cpus_per_worker:g} CPU" + (f" + {gpus:g} GPU" if gpus else "")
-    fewer = f" of the {config.num_workers} asked for" if fits < config.num_workers else ""
+    each = f"{config.cpus_per_worker:g} CPU" + (f" + {room.gpus:g} GPU" if room.gpus else "")
+    fewer = f" of the {config.num_workers} asked for" if room.now < config.num_workers else ""
     later = " (more join when there is room)" if fewer and joins(config) else ""
-    view.say(f"{fits} trainer(s) of {each} fit{fewer}{later}; they share {config.population} candidates a generation")
-
-
-class Watch:
-    """A thread that shows the controller's status and notices the end."""
-
-    def __init__(self, controller: Any, view: View, first: dict[str, Any]) -> None:
-        self.controller, self.view, self.status = controller, view, first
-        self.over = threading.Event()
-        self.trouble = ""
-        self.stop_asked = threading.Event()
-        self._stop_said = self._blind = False
-        self._quit = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
-
-    def __enter__(self) -> "Watch":
-        self.view.start(self.status)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._quit.set()
-        self._thread.join()
-        self.view.stop()
-
-    def _run(self) -> None:
-        while not self._quit.is_set():
-            self._look()
-            self._quit.wait(POLL_S)
-        self._look()
-
-    def _look(self) -> None:
-        """One look. An unreachable controller is being restarted, see the next look; a dead one is the end."""
-        import ray
-
-        try:
-            if self.stop_asked.is_set():
-                self._ask_to_stop()
-            self.status = ray.get(self.controller.status.remote(), timeout=30)
-            if self.status["finished"]:
-                self.over.set()
-            self._show()
-        except ray.exceptions.ActorDiedError as error:
-            self.trouble = f"the controller is gone: {str(error).strip().splitlines()[-1]}"
-            self.over.set()
-        except ray.exceptions.RayError:
-            logger.warning("the controller does not answer")
-
-    def _ask_to_stop(self) -> None:
-        import ray
-
-        ray.get(self.controller.stop.remote(), timeout=30)
-        if not self._stop_said:  # asked again at every look: a restarted controller has forgotten it
-            self._stop_said = True
-            self.view.say("stopping after this generation; Ctrl-C again stops now (committed generations stay)")
-
-    def _show(self) -> None:
-        """Show the status; where nobody reads any more (a closed pipe, a full disk), the search goes on unseen."""
-        if not self._blind:
-            try:
-                self.view.update(self.status)
-            except (OSError, SystemExit):
-                self._blind = True
-
-
-def tune_trials(store: RunStore, config: SearchConfig, gpus: float, controller: str, num_trials: int) -> None:
-    """Trainers as Tune trials: restarted without end when they die, all stopped when the search is over."""
-    from ray import tune
-
-    from lfs.trainable import Trainer, WhenOver
-
-    session = next(n for n in count(1) if not store.exists(session_name(n)))
-    resources = {"cpu": config.cpus_per_worker} | ({"gpu": gpus} if gpus else {})
-    run_config = tune.RunConfig(
-        name=session_name(session), storage_path=store.uri, verbose=0, stop=WhenOver(controller), log_to_file=True,
-        failure_config=tune.FailureConfig(max_failures=-1),
-        checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-    )  # fmt: skip
-    space = {"trainer": tune.grid_search(list(range(num_trials))), "controller": controller}
-    settings = tune.TuneConfig(trial_dirname_creator=lambda t: f"trainer-{t.config['trainer']:03d}")
-    tune.Tuner(
-        tune.with_resources(Trainer, resources), param_space=space, run_config=run_config, tune_config=settings
-    ).fit()
-
-
-def session_name(number: int) -> str:
-    """Folder of Tune's experiment in the run directory: one for each time that the search was started."""
-    return "tune" if number == 1 else f"tune-{number}"
-
-
-@contextlib.contextmanager
-def interrupts(stop_asked: threading.Event) -> Iterator[None]:
-    """Ctrl-C once: stop after this generation. Twice: stop now; what is committed stays."""
-
-    def on_signal(number: int, frame: object) -> None:
-        stop_asked.set()  # others look at it: a signal handler must neither call Ray nor print
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = signal.signal(signal.SIGINT, on_signal)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-class LogFile(logging.FileHandler):
-    """A log that is given up, not complained about, when its disk is full."""
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        """Say nothing on the terminal: what matters there is said by the search."""
-
-
-@contextlib.contextmanager
-def quiet_logs(store: RunStore) -> Iterator[None]:
-    """Ray's and Tune's messages go to driver.log in the run directory (local runs), never to the terminal."""
-    handler: logging.Handler = logging.NullHandler()
-    if "://" not in store.uri:
-        handler = LogFile(f"{store.path}/driver.log", delay=True)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train", "ray.air", "lfs", "py.warnings")]
-    before = [(log, log.handlers[:], log.propagate) for log in loggers]
-    for log in loggers:
-        log.handlers, log.propagate = [handler], False
-    logging.captureWarnings(True)
-    try:
-        with warnings.catch_warnings():
-            yield
-    finally:
-        logging.captureWarnings(False)
-        for log, handlers, propagate in before:
-            log.handlers, log.propagate = handlers, propagate
-        with contextlib.suppress(OSError):
-            handler.close()
+    view.say(
+        f"{room.now} trainer(s) of {each} fit{fewer}{later}; they share {config.population} candidates a generation"
+    )

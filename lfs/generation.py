@@ -12,7 +12,7 @@ generation closes on its outcomes alone.
 
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ import numpy.typing as npt
 from lfs.config import SearchConfig
 from lfs.messages import GenerationRecord, Lease, Report, SearchState
 from search_space.advantage import advantages
-from search_space.errors import UserError
+from search_space.errors import UserError, require
 from search_space.loss import Loss, loss_from_dict
 from search_space.margins import make_loss
 from search_space.policy import Asked, PolicyState, ask_usable, tell
@@ -120,6 +120,10 @@ class Search:
     def running(self) -> dict[str, int]:
         """Trainer -> candidate, of the running generation."""
         return dict(self._open.leases)
+
+    def holds(self, trainer: str) -> bool:
+        """Whether a trainer has a piece of work."""
+        return trainer in self._open.leases or trainer == self._testing
 
     @property
     def actions(self) -> npt.NDArray[np.float64]:
@@ -246,8 +250,31 @@ class Search:
         self.error = self.error or message
 
     def tested(self, metrics: dict[str, float]) -> None:
-        """The final model's scores on the test pairs: the last piece of work."""
-        self.test_metrics = metrics
+        """The final model's scores on the test pairs: the last piece of work, unless the search was extended since."""
+        if self.trained:
+            self.test_metrics = metrics
+
+    def stop_now(self) -> None:
+        """End at once; what the running generation has is given up."""
+        self.stop_requested = self._stopped = True
+
+    def extend(self, generations: int) -> None:
+        """Go on to another number of generations, also when all were closed already.
+
+        Raises:
+            UserError: the search has ended, or as many are closed already.
+        """
+        law = f"generations must be more than the {self.state.generation} that are closed"
+        require(generations > self.state.generation, law, generations)
+        if self.over:
+            raise UserError(
+                "a search that has ended is continued with python -m lfs.search --resume RUN --generations N"
+            )
+        was_trained = self.trained
+        self.config = replace(self.config, generations=generations)
+        if was_trained and not self.trained:
+            self._testing = None
+            self._open = self._begin()
 
     def close(self) -> GenerationRecord:
         """Outcomes -> advantages -> policy step -> record. Changes nothing yet; `advance` does.

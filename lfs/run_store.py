@@ -3,6 +3,8 @@
     RUN/config.yaml                     resolved configuration, versions
     RUN/generations/000007/             state.json  candidates.parquet  winner.safetensors  COMMIT (written last)
     RUN/result.json                     test scores of the final model
+    RUN/events/000001.json              starts, pauses, resumes, stops, extensions: when, by whom
+    RUN/running.json                    while a driver works on it: where
     RUN/tune/                           Tune's own experiment
 
 COMMIT names the size and SHA-256 of the other three. Whatever lacks it was cut off half way and is written again.
@@ -19,6 +21,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from datetime import datetime
 from importlib.metadata import version
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,6 +47,8 @@ from trainers.candidate import Weights
 from trainers.checkpoint import from_bytes, sync_path, to_bytes
 
 FORMAT = 2
+EVENTS = "events"
+"""Folder of what was done to a search."""
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 HOPELESS = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENOENT}
@@ -213,6 +218,16 @@ class RunStore:
             )
         return data
 
+    def events(self) -> list[dict[str, Any]]:
+        """What was done to the search, in order: starts, pauses, resumes, stops, extensions."""
+        selector = pyarrow.fs.FileSelector(f"{self.path}/{EVENTS}", allow_not_found=True)
+        names = sorted(info.base_name for info in self.fs.get_file_info(selector) if info.base_name.endswith(".json"))
+        return [self.read_json(EVENTS, name) for name in names]
+
+    def next_session(self) -> str:
+        """Folder of Tune's next experiment: one for each time that work was started here."""
+        return next(name for name in map(session_name, count(1)) if not self.exists(name))
+
     # ---- writing
 
     def require_absent(self) -> None:
@@ -285,6 +300,18 @@ class RunStore:
         """
         self.retrying(lambda: self._write("/".join((self.path, *parts)), data))
 
+    def record_event(self, action: str, **facts: Any) -> None:
+        """Write down that something was done to the search.
+
+        Raises:
+            StorageError: storage still refuses after `attempts` tries.
+        """
+        number = next(n for n in count(len(self.events()) + 1) if not self.exists(EVENTS, f"{n:06d}.json"))
+        time = datetime.now().astimezone().isoformat(timespec="seconds")
+        self.write(
+            json.dumps({"action": action, "time": time, **facts}, indent=1).encode(), EVENTS, f"{number:06d}.json"
+        )
+
     def write_result(self, result: dict[str, Any]) -> None:
         """Write the final model's test scores."""
         self.write(json.dumps(result, indent=1).encode(), "result.json")
@@ -325,6 +352,11 @@ class RunStore:
             if error.errno in HOPELESS or "Read-only file system" in str(error) or "Not a directory" in str(error):
                 raise _HopelessError(_first_line(error)) from error
             raise
+
+
+def session_name(number: int) -> str:
+    """Folder of one of Tune's experiments, counted from 1."""
+    return "tune" if number == 1 else f"tune-{number}"
 
 
 def plain(value: Any) -> Any:

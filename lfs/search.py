@@ -4,6 +4,7 @@ Examples:
     python -m lfs.search --num-workers 8
     python -m lfs.search --config real_faces --data.root /path/to/faces --num-workers 2
     python -m lfs.search --resume runs/builtin-20260101-120000
+    python -m lfs.search --config real_faces --data.root /path/to/faces --detach
 """
 
 import argparse
@@ -15,6 +16,7 @@ from typing import Any
 
 from lfs.commands import FAILED, OK, run_command
 from lfs.config import MAY_CHANGE_ON_RESUME, SearchConfig
+from lfs.detach import detached
 from lfs.options import Parser, add_flags, build, flag
 from lfs.run_store import RunStore
 from lfs.view import View, default_name
@@ -33,6 +35,8 @@ def parser() -> Parser:
     made.add_argument(
         "--resume", metavar="RUN", default="", help="run directory to continue after its last committed generation"
     )
+    goes_on = "go on without this terminal once the search runs; python -m lfs.status NAME attaches to it"
+    made.add_argument("--detach", action="store_true", help=goes_on)
     add_flags(made, SearchConfig, but=("loss", "schedule"))
     return made
 
@@ -60,7 +64,7 @@ def resumed(run: str, flags: dict[str, str]) -> tuple[RunStore, dict[str, Any]]:
 def main(argv: Sequence[str]) -> int:
     """Run the command; see the module."""
     flags = vars(parser().parse_args(argv))
-    recipe, resume = flags.pop("config"), flags.pop("resume")
+    recipe, resume, detach = flags.pop("config"), flags.pop("resume"), flags.pop("detach")
     view = View()
     if resume and recipe:
         raise UserError("--resume goes without --config: the run has its own")
@@ -76,6 +80,8 @@ def main(argv: Sequence[str]) -> int:
         config = old_run(store, changes, view)
     else:
         store, config = new_run(config, view)
+    if detach:
+        return detached(store, view, new=not resume)
     try:
         outcome = run_search(store, config, view)
     except UserError:
@@ -89,7 +95,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"lfs.search: {outcome.error}; continue with --resume {outcome.run}", file=sys.stderr)
         return FAILED
     view.finish(outcome.run, outcome.status)
-    if outcome.status["generation"] < config.generations:
+    if outcome.status["generation"] < outcome.status["generations"]:
         view.say(f"stopped      continue with python -m lfs.search --resume {outcome.run}")
     return OK
 

@@ -39,7 +39,12 @@ class SerialRun:
 
     def status(self) -> dict[str, Any]:
         """Everything a view shows."""
-        return self.board.status(trainers=1, settled=True)
+        own: dict[str, Any] = {
+            "state": "testing" if self.search.trained else "running",
+            "notes": [],
+            "run": self.store.uri,
+        }
+        return self.board.status(trainers=1, settled=True) | own
 
     def run(self, show: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         """Go on to the end, or to the end of the generation in which `stop_asked` is set.

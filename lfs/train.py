@@ -112,7 +112,7 @@ def main(argv: Sequence[str]) -> int:
 
 def train(store: RunStore, view: View) -> int:
     """Train a run to its end, or until Ctrl-C."""
-    from lfs.driver import interrupts
+    from lfs.quiet import interrupts
     from lfs.serial import SerialRun
 
     run = SerialRun(store)

@@ -4,24 +4,24 @@ One Tune result is one candidate. Nothing is checkpointed here: the state of a s
 trainer that starts afresh only asks for work again.
 """
 
-import contextlib
 import logging
 import os
-import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
 import ray
 from ray import tune
 from ray.exceptions import RayError
 
+from lfs import look
 from lfs.config import SearchConfig
-from lfs.controller import NAMESPACE
+from lfs.connect import NAMESPACE
 from lfs.messages import Lease, Report, as_report
+from lfs.preflight import refuse_versions
 from search_space.errors import UserError
 from trainers.candidate import Candidate, Weights
+from trainers.data.builtin import builtin_cache, ensure_builtin_faces
 from trainers.trainer import CandidateTrainer
 
 PROGRESS_S = 2.0
@@ -36,7 +36,7 @@ class Trainer(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Load data and build the network once; candidates only load weights."""
-        self.label = f"trainer-{config['trainer']:03d}"
+        self.label = trainer_label(config)
         self.controller = ray.get_actor(config["controller"], namespace=NAMESPACE)
         self.me = ray.get_runtime_context().current_actor
         self.incarnation = ray.get_runtime_context().get_actor_id()
@@ -46,8 +46,12 @@ class Trainer(tune.Trainable):
         try:
             search: SearchConfig = ray.get(self.controller.get_config.remote())
             self.order = search.order
+            here = f"{self.label} on node {ray.util.get_node_ip_address()}"
+            refuse_versions(here, look.versions(), ray.get(self.controller.get_versions.remote()))
+            if cache := builtin_cache(search.data):
+                ensure_builtin_faces(cache)  # this may be another machine than the driver's
             # Without a reserved GPU never one that happens to be visible: it is somebody else's.
-            device = None if ray.get_runtime_context().get_accelerator_ids().get("GPU") else "cpu"
+            device = "cuda" if ray.get_runtime_context().get_accelerator_ids().get("GPU") else "cpu"
             config_of = with_threads(search)
             self.trainer = CandidateTrainer(config_of, search.data, search.reward, seed=search.seed, device=device)
         except Exception as error:
@@ -128,36 +132,6 @@ class Trainer(tune.Trainable):
         ray.get(self.controller.failed.remote(self.label, lease.generation, lease.index, _line(error), fatal))
 
 
-class WhenOver(tune.Stopper):
-    """Ends every trial of a search when it is over, also those that never found room.
-
-    Tune pickles its stoppers, so this one holds the controller's name alone; the event behind it stays in the driver.
-    """
-
-    events: ClassVar[dict[str, threading.Event]] = {}
-
-    def __init__(self, controller: str) -> None:
-        self.controller = controller
-
-    @classmethod
-    @contextlib.contextmanager
-    def told_by(cls, controller: str, event: threading.Event) -> Iterator[None]:
-        """While in the block, `event` says that the search of this controller is over."""
-        cls.events[controller] = event
-        try:
-            yield
-        finally:
-            del cls.events[controller]
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """A single trial ends by its own `done`."""
-        return False
-
-    def stop_all(self) -> bool:
-        """Whether the search is over."""
-        return self.controller in self.events and self.events[self.controller].is_set()
-
-
 class Progress:
     """Passes a candidate's progress to the controller, every two seconds at most, and never waits for it."""
 
@@ -172,6 +146,11 @@ class Progress:
         if now - self.last >= PROGRESS_S:
             self.last = now
             self.controller.progress.remote(self.label, done, total, done * self.batch_size / (now - self.began))
+
+
+def trainer_label(config: dict[str, Any]) -> str:
+    """A trainer's name to the controller and in results."""
+    return f"trainer-{config['trainer']:03d}"
 
 
 def with_threads(search: SearchConfig) -> Any:

@@ -118,6 +118,9 @@ def score_lines(metrics: dict[str, float]) -> list[str]:
     return [f"{title}: {', '.join(scores)}" for title, scores in lines.items()]
 
 
+RARE_STATES = {"paused", "waiting for room"}
+"""States of a search that a reader of plain lines is told of."""
+
 METRIC_TITLES = {"auc": "AUC", "d_prime": "d'"}
 
 
@@ -129,7 +132,8 @@ class View:
         self.console = console or Console(highlight=False, soft_wrap=piped, width=200 if piped else None)
         self.errors = errors or Console(stderr=True, highlight=False, soft_wrap=True)
         self.live: Live | None = None
-        self.shown = 0
+        self.shown = self.noted = 0
+        self.state = "running"
         self._blind = False
 
     def _shown(self, show: Callable[[], None]) -> None:
@@ -153,17 +157,23 @@ class View:
         bar = _Bar(self.console, title)
         return bar.update
 
-    def start(self, status: dict[str, Any]) -> None:
+    def start(self, status: dict[str, Any], *, attached: bool = False) -> None:
         """Begin to show a search; generations that are behind already are not told again."""
-        self.shown = len(status["summaries"])
-        if self.shown and status["candidates"]:
-            self.say(f"resuming at generation {status['generation'] + 1} of {status['generations']}")
+        self.shown, self.noted, self.state = len(status["summaries"]), 0, status["state"]
+        where = f"generation {min(status['generation'] + 1, status['generations'])} of {status['generations']}"
+        if attached:
+            self.say(f"{status['name']} ({status['run']}), {status['state']}, {where}")
+        elif self.shown and status["candidates"]:
+            self.say(f"resuming at {where}")
         if self.console.is_terminal and not self.console.is_dumb_terminal:
             self.live = Live(live_view(status), console=self.console, refresh_per_second=4, transient=True)
             self.live.start()
 
     def update(self, status: dict[str, Any]) -> None:
-        """Show the latest status; in a pipe, only generations that have closed since."""
+        """Show the latest status; in a pipe, only generations that have closed, and states that have changed, since."""
+        for note in status["notes"][self.noted :]:
+            self.warn(note)
+            self.noted += 1
         if self.live:
             live = self.live
             self._shown(lambda: live.update(live_view(status)))
@@ -171,6 +181,9 @@ class View:
         for summary in status["summaries"][self.shown :]:
             self.say(generation_line(summary, status))
             self.shown += 1
+        if status["state"] != self.state and {status["state"], self.state} & RARE_STATES:
+            self.say(f"{status['state']} at generation {status['generation'] + 1} of {status['generations']}")
+        self.state = status["state"]
 
     def stop(self) -> None:
         """Take the live view away; the final table follows."""
@@ -230,7 +243,8 @@ def live_view(status: dict[str, Any]) -> RenderableType:
     rate += f"   {status['rejected']} draws rejected" if status["rejected"] else ""
     number = min(status["generation"] + 1, status["generations"])
     warm = " (warm-up)" if status["mode"] != "fixed" and status["generation"] < status["warmup_generations"] else ""
-    head = Text(f"generation {number}/{status['generations']}{warm}   {best}   {policy}", style="bold")
+    state = "" if status["state"] in ("running", "testing") else f"   {status['state']}"
+    head = Text(f"generation {number}/{status['generations']}{warm}{state}   {best}   {policy}", style="bold")
     parts: list[RenderableType] = [head, Text(rate, style="dim")]
     parts.append(Text("testing the final model ...") if status["testing"] else candidate_table(status["candidates"]))
     if status["summaries"]:

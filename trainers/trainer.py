@@ -348,7 +348,8 @@ def _device(name: str | None) -> torch.device:
     except RuntimeError as error:
         raise UserError(f"device must be `cpu` or `cuda`, got {name!r}") from error
     if device.type == "cuda" and not gpu:
-        raise UserError(f"device {name!r} needs a GPU that torch can use, got none: take `cpu`")
+        law = f"device {name!r} needs a GPU that torch {torch.__version__} can use, got none"
+        raise UserError(f"{law}: install a CUDA build of torch, or take `cpu` (--gpus-per-worker 0)")
     return device
 
 

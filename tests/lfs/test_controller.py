@@ -11,7 +11,10 @@ from ray.exceptions import RayActorError
 from lfs import controller as module
 from lfs.controller import MAX_BROKEN, Controller
 from lfs.run_store import RunStore
+from lfs.shares import Claim
+from search_space.errors import UserError
 from tests.lfs.fakes import config, made_report
+from trainers.config import DataConfig, PairsConfig
 
 
 class Actor:
@@ -36,7 +39,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunStore:
     monkeypatch.setattr(module.ray, "put", lambda weights: weights)
     monkeypatch.setattr(module, "_fetch", fetch)
     store = RunStore(str(tmp_path / "run"))
-    store.create(config(warmup_generations=0, population_size=1))
+    store.create(config(warmup_generations=5, population_size=3, num_workers=3))
     return store
 
 
@@ -48,6 +51,12 @@ async def settle() -> None:
     """Let every task that can go on do so."""
     for _ in range(20):
         await asyncio.sleep(0)
+
+
+async def closed(made: Controller, generations: int) -> None:
+    """Until so many generations are closed, which in part happens in threads."""
+    while made.search.state.generation < generations:
+        await asyncio.sleep(0.001)
 
 
 def test_work_goes_to_the_living_not_to_one_that_died_while_it_waited(store: RunStore) -> None:
@@ -152,5 +161,146 @@ def test_one_node_that_lacks_the_data_does_not_stop_a_search_that_others_work_on
         await made.lease("a", "1", Actor())
         assert await made.broken("b", "no such LMDB", True)
         assert (await made.status())["error"] == ""
+
+    run(story())
+
+
+async def paused_with(store: RunStore) -> Controller:
+    """A search of three trainers, two of which wait, paused."""
+    made = Controller(store.uri)
+    await made.lease("a", "1", Actor())
+    waiting = [asyncio.create_task(made.lease(name, "1", Actor())) for name in ("b", "c")]
+    await settle()
+    assert not any(task.done() for task in waiting)
+    assert "end as they finish" in await made.act("pause", "me@here")
+    assert [(await task).kind for task in waiting] == ["stop", "stop"]
+    return made
+
+
+def test_a_pause_lets_the_idle_go_at_once_and_the_busy_after_their_candidate(store: RunStore) -> None:
+    async def story() -> None:
+        made = await paused_with(store)
+        status = await made.status()
+        assert (status["state"], status["trainers"], status["wanted"]) == ("pausing", 1, 0)
+        lease = await made.lease("a", "1", Actor())  # its answer was lost: it gets what it holds
+        assert lease.kind == "train"
+        await made.report(made_report(made.search.space, lease, "a"), [{}])
+        await closed(made, 1)
+        assert (await made.lease("a", "1", Actor())).kind == "stop"
+        status = await made.status()
+        assert (status["state"], status["trainers"], status["generation"]) == ("paused", 0, 1)
+        assert (await made.claim()) is None
+        await made.act("resume", "me@here")
+        assert (await made.status())["wanted"] == 3
+        assert (await made.lease("a", "2", Actor())).kind == "train"
+        assert [e["action"] for e in store.events()] == ["pause", "resume"]
+        assert store.events()[0]["by"] == "me@here"
+
+    run(story())
+
+
+def test_a_pause_outlives_the_controller_but_not_the_driver(store: RunStore) -> None:
+    async def story() -> None:
+        await paused_with(store)
+        assert (await Controller(store.uri).status())["wanted"] == 0
+        store.record_event("start")
+        assert (await Controller(store.uri).status())["wanted"] == 3
+
+    run(story())
+
+
+def test_a_smaller_share_lets_trainers_go_and_a_larger_one_asks_for_more(store: RunStore) -> None:
+    async def story() -> None:
+        made = Controller(store.uri)
+        mine = Claim(name="controller/run", priority=2, needs={"CPU": 1.0}, most=3)
+        await made.allow(1, mine)
+        assert await made.claim() == mine
+        lease = await made.lease("a", "1", Actor())
+        assert lease.kind == "train"
+        assert (await made.lease("b", "1", Actor())).kind == "stop"
+        assert (await made.status())["trainers"] == 1
+        await made.allow(0, mine)
+        await made.report(made_report(made.search.space, lease, "a"), [{}])
+        await closed(made, 1)
+        assert (await made.lease("a", "1", Actor())).kind == "stop"
+        assert (await made.status())["state"] == "waiting for room"
+        await made.allow(99, mine)
+        assert (await made.status())["wanted"] == 3
+
+    run(story())
+
+
+def test_a_stop_at_once_ends_a_search_that_waits_and_one_that_trains(store: RunStore) -> None:
+    async def story() -> None:
+        made = Controller(store.uri)
+        await made.lease("a", "1", Actor())
+        waiting = asyncio.create_task(made.lease("b", "1", Actor()))
+        await settle()
+        await made.act("stop-now", "me@here")
+        assert (await waiting).kind == "stop"
+        status = await made.status()
+        assert (status["finished"], status["error"], status["state"]) == (True, "", "ended")
+        with pytest.raises(UserError, match="run is ending; nothing can be changed"):
+            await made.act("pause", "me@here")
+
+    run(story())
+
+
+def test_a_stop_of_a_paused_search_does_not_wait_for_a_generation_that_nobody_trains(store: RunStore) -> None:
+    async def story() -> None:
+        made = await paused_with(store)
+        await made.act("stop", "me@here")
+        assert (await made.status())["finished"]
+
+    run(story())
+
+
+def test_an_extension_is_in_the_run_and_in_force(store: RunStore) -> None:
+    async def story() -> None:
+        tested = DataConfig(test=PairsConfig(lmdb=("t",), pairs=("t.txt",)))
+        store.write_config(config(warmup_generations=5, population_size=3, num_workers=3, data=tested))
+        made = Controller(store.uri)
+        with pytest.raises(UserError, match="generations must be more than the 0 that are closed, got 0"):
+            await made.act("extend", "me@here")
+        await made.act("extend", "me@here", 1)
+        lease = await made.lease("a", "1", Actor())
+        await made.report(made_report(made.search.space, lease, "a"), [{}])
+        await closed(made, 1)
+        test = await made.lease("a", "1", Actor())
+        assert test.kind == "test"
+        await made.act("extend", "me@here", 4)
+        await made.tested({"accuracy": 0.5})  # of a model that is no longer the last
+        assert not (await made.status())["finished"]
+        assert (await made.lease("a", "1", Actor())).generation == 1
+        assert store.load_config().generations == 4
+        assert [e["generations"] for e in store.events()] == [1, 4]
+
+    run(story())
+
+
+def test_deaths_before_the_first_candidate_are_counted_and_told_and_later_ones_are_not(store: RunStore) -> None:
+    async def story() -> None:
+        made = Controller(store.uri)
+        for incarnation in range(2 * MAX_BROKEN):
+            await made.lease("a", str(incarnation), Actor())
+            await made.died("a", "killed")
+        assert (await made.status())["notes"] == []
+        for _ in range(MAX_BROKEN):
+            await made.died("b", "ModuleNotFoundError: No module named 'lfs'")
+        status = await made.status()
+        assert status["notes"] == ["trainer b cannot take part: ModuleNotFoundError: No module named 'lfs'"[8:]]
+        assert (status["error"], status["wanted"]) == ("", 2)  # a still works; nobody is sent in b's place
+        await made.lease("b", "1", Actor())
+        assert (await made.status())["wanted"] == 3
+
+    run(story())
+
+
+def test_deaths_of_all_before_the_first_candidate_end_the_search(store: RunStore) -> None:
+    async def story() -> None:
+        made = Controller(store.uri)
+        for _ in range(MAX_BROKEN):
+            await made.died("a", "ModuleNotFoundError: No module named 'lfs'")
+        assert (await made.status())["error"] == "ModuleNotFoundError: No module named 'lfs'"
 
     run(story())

@@ -36,7 +36,8 @@ def status(generation: int = 2) -> dict[str, Any]:
         "mode": "search", "generation": generation, "generations": 5, "warmup_generations": 1,
         "candidates": candidates, "testing": False, "rejected": 0,
         "trainers": 2, "images_per_s": 2000.0, "eta_s": 75.0, "summaries": summaries, "best": 0.95,
-        "test": None, "num_images": 5000, "error": "", "finished": False,
+        "test": None, "num_images": 5000, "error": "", "finished": False, "state": "running", "notes": [],
+        "name": "made", "run": "runs/made",
         **search.policy_of(search.state.policy),
     }  # fmt: skip
 
@@ -154,3 +155,18 @@ def test_several_test_sets_and_sets_without_listed_pairs() -> None:
     assert score_lines(scores) == [
         "test, all pairs: d' 2.5000", "test, lfw: accuracy 0.7500", "test, cfp, all pairs: AUC 0.5000 ± 0.2500",
     ]  # fmt: skip
+
+
+def test_a_pause_a_wait_and_a_note_are_told_once_each() -> None:
+    out, errors = io.StringIO(), io.StringIO()
+    view = View(Console(file=out, highlight=False, soft_wrap=True), Console(file=errors, soft_wrap=True))
+    view.start(status(), attached=True)
+    for state in ("running", "pausing", "paused", "paused", "running", "waiting for room", "testing"):
+        view.update(status() | {"state": state, "notes": ["trainer-001 cannot take part: no torch"]})
+    assert out.getvalue().splitlines() == [
+        "made (runs/made), running, generation 3 of 5",
+        *("paused at generation 3 of 5", "running at generation 3 of 5"),
+        *("waiting for room at generation 3 of 5", "testing at generation 3 of 5"),
+    ]
+    assert errors.getvalue() == "warning: trainer-001 cannot take part: no torch\n"
+    assert "paused" in rendered(live_view(status() | {"state": "paused"}))[0]

@@ -100,7 +100,7 @@ def ensure_builtin_faces(
     """
     spec = FaceSetSpec() if spec is None else spec
     cache = cache_dir or Path(os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_dir("lfs"))
-    name = f"faces-v{VERSION}-{hashlib.sha256(repr(spec).encode()).hexdigest()[:8]}"
+    name = _name(spec)
     faces = BuiltinFaces(folder=cache.absolute() / name, num_folds=spec.num_folds)
     try:
         if not _is_complete(faces.folder):
@@ -116,6 +116,16 @@ def ensure_builtin_faces(
             f" set {CACHE_VARIABLE} to another folder"
         ) from error
     return faces
+
+
+def builtin_cache(data: DataConfig) -> Path | None:
+    """The cache folder of the built-in faces, as `ensure_builtin_faces` takes it, if it is they that `data` names."""
+    folder = Path(data.train[0]).parent if data.train else Path()
+    return folder.parent if folder.name == _name(FaceSetSpec()) else None
+
+
+def _name(spec: FaceSetSpec) -> str:
+    return f"faces-v{VERSION}-{hashlib.sha256(repr(spec).encode()).hexdigest()[:8]}"
 
 
 def _is_complete(folder: Path, names: tuple[str, ...] = (*_FILES, *_LABELS)) -> bool:

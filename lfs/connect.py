@@ -1,0 +1,105 @@
+"""Ray, joined or started: its address, its token, and its console noise kept away from the user."""
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from lfs.config import SearchConfig
+from search_space.errors import UserError
+
+NAMESPACE = "lfs"
+"""Where the controllers of all searches of a cluster have their names."""
+CONNECT_S = 5.0
+
+
+@contextlib.contextmanager
+def ray_cluster(config: SearchConfig) -> Iterator[None]:
+    """Ray, joined or started; what this started ends with the block. Its console noise goes to its own logs."""
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+    os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    address = joins(config)
+    with joined(address) if address else started(dashboard=config.dashboard):
+        yield
+
+
+QUIET = {"log_to_driver": False, "logging_level": "ERROR", "namespace": NAMESPACE}
+
+
+@contextlib.contextmanager
+def started(*, dashboard: bool) -> Iterator[None]:
+    """A cluster of this machine alone, which ends with the block."""
+    import ray
+
+    # "local", since without an address Ray would join whatever cluster was last started on this machine.
+    with cannot_be_reached("this machine", "see ~/.ray"):
+        ray.init("local", include_dashboard=dashboard, dashboard_host="127.0.0.1", **QUIET)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def joined(address: str) -> Iterator[None]:
+    """A running cluster, left running at the end of the block.
+
+    Raises:
+        UserError: it does not answer, or does not accept this process.
+    """
+    prepare_to_join(address)
+    import ray
+
+    hint = "is it running, and is its token in ~/.ray/auth_token or RAY_AUTH_TOKEN?"
+    with cannot_be_reached(address, hint), silent_stderr():  # Ray's C++ side repeats there what the exception says
+        ray.init(address=address, **QUIET)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def cannot_be_reached(where: str, hint: str) -> Iterator[None]:
+    """Ray's complaints in one line."""
+    import ray
+
+    try:
+        yield
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        line = str(error).strip().split("\n")[0]
+        raise UserError(f"Ray at {where} cannot be reached: {line}; {hint}") from None
+
+
+def joins(config: SearchConfig) -> str:
+    """Address of the cluster to join; empty: the search starts one of its own."""
+    return config.address or os.environ.get("RAY_ADDRESS", "")
+
+
+def prepare_to_join(address: str) -> None:
+    """Fail fast where nobody listens, and send the cluster's token: a joining process does so only when told to."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "://" not in address:
+        try:
+            socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+        except OSError as error:
+            raise UserError(f"no Ray cluster answers at {address}: {error}; see --address") from None
+    token_file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
+    if "RAY_AUTH_TOKEN" in os.environ or token_file.exists():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+@contextlib.contextmanager
+def silent_stderr() -> Iterator[None]:
+    """Send file descriptor 2 nowhere."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)

@@ -1,0 +1,105 @@
+"""The trainers of a search as Tune trials: as many as the controller wants, restarted when they die."""
+
+from typing import Any
+
+from ray import tune
+from ray.tune.search import Searcher
+
+from lfs.config import SearchConfig
+from lfs.run_store import RunStore
+from lfs.trainable import Trainer, trainer_label
+from lfs.watch import Watch
+
+
+class Crew(Searcher):
+    """Where Tune asks for the next trial: there is one as long as the controller wants more trainers than there are.
+
+    A trainer that is no longer wanted is told so by the controller and ends; one that dies is restarted by Tune under
+    its own number. Numbers are given anew, the lowest free one first.
+
+    Tune pickles its searchers, so this one holds the controller's name alone; what is behind it stays in the driver.
+    """
+
+    def __init__(self, controller: str) -> None:
+        super().__init__()
+        self.controller = controller
+        self._numbers: dict[str, int] = {}
+        self._started: dict[int, int] = {}
+        self._wait_for = 0
+
+    def suggest(self, trial_id: str) -> Any:
+        """The configuration of one more trainer, None for not now, or that no more will come."""
+        watch = Watch.live.get(self.controller)
+        if watch is None or watch.over.is_set():
+            return Searcher.FINISHED
+        if len(self._numbers) >= watch.wanted or watch.looks < self._wait_for:
+            return None
+        number = next(n for n in range(len(self._numbers) + 1) if n not in self._numbers.values())
+        self._numbers[trial_id] = number
+        start = self._started[number] = self._started.get(number, 0) + 1
+        return {"trainer": number, "start": start, "controller": self.controller}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """A trainer ended and is not restarted. Why, the driver knows only once it has looked again."""
+        self._numbers.pop(trial_id, None)
+        if watch := Watch.live.get(self.controller):
+            self._wait_for = watch.looks + 2
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: a resumed search begins a new experiment."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore."""
+
+
+class WhenOver(tune.Stopper):
+    """Ends every trial of a search when it is over, also those that never found room."""
+
+    def __init__(self, controller: str) -> None:
+        self.controller = controller
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """A single trial ends by its own `done`."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Whether the search is over."""
+        return self.controller in Watch.live and Watch.live[self.controller].over.is_set()
+
+
+class Deaths(tune.Callback):
+    """Tells the controller why a trainer's process died: of one that never came to ask for work, only Tune knows."""
+
+    def __init__(self, controller: str) -> None:
+        self.controller = controller
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial's process died; Tune starts it again."""
+        watch = Watch.live.get(self.controller)
+        if watch is not None:
+            watch.controller.died.remote(trainer_label(trial.config), _reason(trial))
+
+
+def _reason(trial: Any) -> str:
+    """The last line of what Tune knows of a trial's end."""
+    lines = [line.strip() for line in str(trial.get_error() or "").splitlines() if line.strip()]
+    return lines[-1] if lines else "its process died"
+
+
+def trial_folder(config: dict[str, Any]) -> str:
+    """Folder of a trial: its trainer's name, with a number when a trainer of that name was there before."""
+    return trainer_label(config) + (f"-{config['start']}" if config["start"] > 1 else "")
+
+
+def tune_trials(store: RunStore, config: SearchConfig, gpus: float, controller: str) -> None:
+    """Run trainers until the search is over."""
+    resources = {"cpu": config.cpus_per_worker} | ({"gpu": gpus} if gpus else {})
+    run_config = tune.RunConfig(
+        name=store.next_session(), storage_path=store.uri, verbose=0, stop=WhenOver(controller), log_to_file=True,
+        failure_config=tune.FailureConfig(max_failures=-1), callbacks=[Deaths(controller)],
+        checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+    )  # fmt: skip
+    settings = tune.TuneConfig(
+        search_alg=Crew(controller), num_samples=-1, trial_dirname_creator=lambda t: trial_folder(t.config)
+    )
+    tune.Tuner(tune.with_resources(Trainer, resources), run_config=run_config, tune_config=settings).fit()

@@ -1,0 +1,60 @@
+"""A search that goes on without the terminal: the same command in a session of its own, its output in a file."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import platformdirs
+
+from lfs.commands import FAILED, OK
+from lfs.presence import where
+from lfs.run_store import RunStore
+from lfs.view import View
+
+LOOK_S = 0.3
+
+
+def detached(store: RunStore, view: View, *, new: bool) -> int:
+    """Start the driver of a run, and return once it works on it or has failed to.
+
+    Args:
+        new: the run was just made, and goes again if it cannot start.
+    Returns:
+        Exit code.
+    """
+    log = log_file(store)
+    with log.open("ab") as stream:
+        began = stream.tell()
+        driver = subprocess.Popen(
+            [sys.executable, "-m", "lfs.search", "--resume", store.uri],
+            stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True,
+        )  # fmt: skip
+    while (code := driver.poll()) is None and not works_on(store, driver.pid):
+        time.sleep(LOOK_S)
+    said = log.read_bytes()[began:].decode(errors="replace").splitlines()
+    if code:
+        print(said[-1] if said else f"lfs.search: the driver ended with exit code {code}", file=sys.stderr)
+        if new:
+            store.discard()
+        return FAILED
+    view.say(f"{store.shown} goes on without this terminal (process {driver.pid}, output in {log})")
+    view.say(f"watch        python -m lfs.status {store.shown}")
+    view.say(f"act          python -m lfs.control pause|resume|stop|extend {store.shown}")
+    return OK
+
+
+def works_on(store: RunStore, pid: int) -> bool:
+    """Whether a driver has come so far that it works on the run."""
+    facts = where(store)
+    return facts is not None and facts["pid"] == pid
+
+
+def log_file(store: RunStore) -> Path:
+    """Where a detached driver's output goes: into its run, or on this machine if the run is elsewhere."""
+    if "://" not in store.uri:
+        return Path(store.path, "output.log")
+    folder = Path(platformdirs.user_log_dir("lfs"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{store.name}-{os.getpid()}.log"

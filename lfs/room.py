@@ -1,0 +1,137 @@
+"""What a trainer asks for against what the cluster has, and can grow to, node by node and resource by resource."""
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lfs.config import SearchConfig
+from search_space.errors import UserError
+
+Resources = Mapping[str, float]
+BOOTSTRAP = "~/ray_bootstrap_config.yaml"
+"""Where `ray up` leaves the cluster's file on its head."""
+MAX_NEW_NODES = 1000
+"""Nodes of one type to reckon with at most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Growth:
+    """Nodes that an autoscaler may still add."""
+
+    nodes: tuple[Resources, ...] = ()
+    unknown: bool = False
+    """There is an autoscaler, or nodes are about to join, but what they have cannot be told from here."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """How many trainers there is room for."""
+
+    gpus: float
+    """GPUs of one trainer."""
+    now: int
+    """Trainers that the cluster's nodes hold."""
+    most: int
+    """Trainers that it holds once it has grown; never less than `now`."""
+
+
+def fit_workers(config: SearchConfig, nodes: Sequence[Resources], growth: Growth | None = None) -> Room:
+    """How many trainers fit, of those that are asked for.
+
+    Args:
+        nodes: resources of each node that is there.
+    Raises:
+        UserError: not a single one ever will; the resource is named.
+    """
+    growth = growth or Growth()
+    every = [*nodes, *growth.nodes]
+    gpus = config.gpus_per_worker
+    if gpus is None:
+        gpus = 1.0 if any(node.get("GPU", 0) >= 1 for node in every) else 0.0
+    needs = {"CPU": config.cpus_per_worker, "GPU": gpus}
+    if not growth.unknown:
+        refuse_what_never_fits(needs, every)
+    now, grown = (sum(fits_on(node, needs) for node in group) for group in (nodes, every))
+    most = config.num_workers if growth.unknown else min(grown, config.num_workers)
+    return Room(gpus=gpus, now=min(now, config.num_workers), most=most)
+
+
+def fits_on(node: Resources, needs: Resources) -> int:
+    """Trainers that one node holds."""
+    return min(int(node.get(name, 0) / need + 1e-9) for name, need in needs.items() if need)
+
+
+def refuse_what_never_fits(needs: Resources, nodes: Sequence[Resources]) -> None:
+    """Raise `UserError` unless some node holds a trainer, with the resource that is short."""
+    for name, need in needs.items():
+        most = max((node.get(name, 0) for node in nodes), default=0)
+        if need > most:
+            where = "the cluster has" if len(nodes) == 1 else "the largest node has"
+            raise UserError(f"a trainer needs {need:g} {name}, {where} {most:g}; see --{name.lower()}s-per-worker")
+    if not any(fits_on(node, needs) for node in nodes):
+        asked = " and ".join(f"{need:g} {name}" for name, need in needs.items() if need)
+        raise UserError(f"a trainer needs {asked} on one node, and no node has both; see --cpus-per-worker")
+
+
+def total(nodes: Sequence[Resources]) -> dict[str, float]:
+    """CPUs and GPUs of several nodes together."""
+    return {name: sum(node.get(name, 0) for node in nodes) for name in ("CPU", "GPU")}
+
+
+def said(config: SearchConfig, room: Room, nodes: Sequence[Resources], growth: Growth) -> str:
+    """What is asked for against what is there, for a reader."""
+    asked = {"CPU": config.cpus_per_worker * config.num_workers, "GPU": room.gpus * config.num_workers}
+    text = f"asked for {amounts(asked)}; the cluster has {amounts(total(nodes))} on {len(nodes)} node(s)"
+    if growth.nodes:
+        text += f" and can grow to {amounts(total([*nodes, *growth.nodes]))}"
+    return text + (", and may grow" if growth.unknown else "")
+
+
+def amounts(resources: Resources) -> str:
+    """Resources for a reader."""
+    return " + ".join(f"{value:g} {name}" for name, value in resources.items() if value) or "nothing"
+
+
+def alive_nodes() -> list[dict[str, Any]]:
+    """The cluster's living nodes as Ray describes them."""
+    import ray
+
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def growth_of_cluster(num_nodes: int) -> Growth:
+    """What the cluster that this process is part of can grow to.
+
+    Args:
+        num_nodes: nodes that it has now.
+    """
+    import ray
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    head = ray.get_runtime_context().gcs_address.rpartition(":")[0]
+    path = Path(BOOTSTRAP).expanduser()
+    if path.is_file() and head in (ray.util.get_node_ip_address(), "127.0.0.1"):
+        with contextlib.suppress(OSError, yaml.YAMLError, AttributeError, TypeError):
+            return growth_of_file(yaml.safe_load(path.read_text()), num_nodes)
+    status = _internal_kv_get(ray._private.ray_constants.DEBUG_AUTOSCALING_STATUS)
+    return Growth(unknown=bool(status))
+
+
+def growth_of_file(cluster: Mapping[str, Any], num_nodes: int) -> Growth:
+    """What a file of `ray up` lets a cluster grow to from `num_nodes` nodes, of which one is its head."""
+    most = min(int(cluster.get("max_workers", 0)), MAX_NEW_NODES)
+    types = {n: t for n, t in cluster["available_node_types"].items() if n != cluster.get("head_node_type")}
+    nodes: list[Resources] = []
+    unknown = False
+    for kind in types.values():
+        resources = kind.get("resources") or {}
+        count = min(int(kind.get("max_workers", 0)), most)
+        unknown |= count > 0 and not resources
+        nodes += [resources] * count if resources else []
+    on_premise = cluster.get("provider", {}).get("type") == "local"
+    coming = not on_premise or len(cluster["provider"].get("worker_ips", ())) >= num_nodes
+    return Growth(nodes=tuple(nodes[:MAX_NEW_NODES]), unknown=(unknown or on_premise) and coming)

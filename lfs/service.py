@@ -1,0 +1,81 @@
+"""Finds running searches: in a cluster by their controllers' names, on this machine by what their runs announce."""
+
+import argparse
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lfs.connect import joined
+from lfs.presence import PREFIX, where
+from lfs.run_store import RunStore, find_runs
+from search_space.errors import UserError
+
+ANSWER_S = 10.0
+
+
+def add_places(parser: argparse.ArgumentParser) -> None:
+    """The flags that say where to look."""
+    cluster = "Ray cluster to look in (`auto`, or host:port of its head) [$RAY_ADDRESS]"
+    parser.add_argument("--address", default="", metavar="VALUE", help=cluster)
+    runs = "folder or URI of runs, which say where they are worked on [runs]"
+    parser.add_argument("--storage", default="runs", metavar="ROOT", help=runs)
+
+
+def addresses(address: str, storage: str) -> dict[str, bool]:
+    """Clusters to look in, and whether the user named them (else what a run announced, which may be gone)."""
+    named = address or os.environ.get("RAY_ADDRESS", "")
+    found = {named: True} if named else {}
+    with contextlib.suppress(UserError):  # no such folder
+        for store in find_runs(storage):
+            if facts := where(store):
+                found.setdefault(facts["address"], False)
+    return found
+
+
+@contextlib.contextmanager
+def controllers(address: str) -> Iterator[dict[str, Any]]:
+    """Controllers of a cluster's running searches by the names of the searches, while connected to it.
+
+    Raises:
+        UserError: no cluster answers there.
+    """
+    with joined(address):
+        import ray
+
+        found = {}
+        for name in sorted(n for n in ray.util.list_named_actors() if n.startswith(PREFIX)):
+            with contextlib.suppress(ValueError):  # it ended a moment ago
+                found[name.removeprefix(PREFIX)] = ray.get_actor(name)
+        yield found
+
+
+@contextlib.contextmanager
+def controller_of(search: str, address: str, storage: str) -> Iterator[Any]:
+    """The controller of one search, while connected to its cluster.
+
+    Args:
+        search: its name, or its run directory.
+    Raises:
+        UserError: it is not running, or cannot be found.
+    """
+    name, places = search, addresses(address, storage)
+    if "/" in search or (Path(search) / "config.yaml").exists():
+        store = RunStore(search)
+        store.load_config()
+        facts, name = where(store), store.name
+        places = {facts["address"]: False} if facts else places
+    for place, asked in places.items():
+        with contextlib.ExitStack() as stack:
+            try:
+                found = stack.enter_context(controllers(place))
+            except UserError:
+                if asked:
+                    raise
+                continue
+            if name in found:
+                yield found[name]
+                return
+    looked = ", ".join(places) or f"no cluster (no run in {storage} is worked on)"
+    raise UserError(f"no running search {name!r}: looked in {looked}; python -m lfs.status lists them, see --address")

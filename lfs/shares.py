@@ -1,0 +1,107 @@
+"""How several searches share one cluster: by priority, and evenly among equals, one trainer at a time.
+
+Nobody rules over the searches. Each driver asks all controllers what they could use, computes the same division from
+the same answers, and tells its own controller its part. A trainer that is to go ends after its candidate.
+"""
+
+import contextlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ray
+
+from lfs.config import SearchConfig
+from lfs.presence import PREFIX
+from lfs.room import Resources, Room, alive_nodes, growth_of_cluster
+
+logger = logging.getLogger(__name__)
+ANSWER_S = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """What one search could use."""
+
+    name: str
+    priority: int
+    needs: Resources
+    """Of one trainer."""
+    most: int
+    """Trainers that it has work for; 0 while it is paused."""
+
+
+def divide(nodes: Sequence[Resources], claims: Sequence[Claim]) -> dict[str, int]:
+    """Trainers of each search.
+
+    The highest priority is served first. Searches of equal priority get one trainer in turn, in the order of their
+    names, as long as a node has room for it and they have work for it.
+    """
+    free = [dict(node) for node in nodes]
+    given = {claim.name: 0 for claim in claims}
+    for priority in sorted({claim.priority for claim in claims}, reverse=True):
+        hungry = sorted((c for c in claims if c.priority == priority), key=lambda c: c.name)
+        while hungry:
+            hungry = [c for c in hungry if given[c.name] < c.most and _placed(free, c.needs)]
+            for claim in hungry:
+                given[claim.name] += 1
+    return given
+
+
+def _placed(free: Sequence[dict[str, float]], needs: Resources) -> bool:
+    """Take a trainer's resources from the first node that has them."""
+    for node in free:
+        if all(node.get(name, 0) + 1e-9 >= need for name, need in needs.items() if need):
+            for name, need in needs.items():
+                node[name] = node.get(name, 0) - need
+            return True
+    return False
+
+
+class Share:
+    """Tells a search's controller how many trainers it may have. Called now and then.
+
+    Args:
+        name: of the controller.
+        room: what fits where nothing is known of how the cluster grows.
+    """
+
+    def __init__(self, name: str, controller: Any, config: SearchConfig, room: Room) -> None:
+        self.name, self.controller = name, controller
+        self.claim = Claim(
+            name=name, priority=config.priority, most=config.num_workers,
+            needs={"CPU": config.cpus_per_worker, "GPU": room.gpus},
+        )  # fmt: skip
+        self._known: dict[str, Claim] = {}
+
+    def __call__(self) -> None:
+        """Divide the cluster anew."""
+        ray.get(self.controller.allow.remote(self._part(), self.claim), timeout=30)
+
+    def _part(self) -> int:
+        claims = self._claims()
+        nodes = alive_nodes()
+        growth = growth_of_cluster(len(nodes))
+        if growth.unknown:  # whatever is asked for may come
+            return claims[self.name].most
+        return divide([node["Resources"] for node in nodes] + list(growth.nodes), list(claims.values()))[self.name]
+
+    def _claims(self) -> Mapping[str, Claim]:
+        """Every running search's claim; the last known one of a controller that does not answer."""
+        names = {name for name in ray.util.list_named_actors() if name.startswith(PREFIX)} | {self.name}
+        asked = {}
+        for name in names:
+            with contextlib.suppress(ValueError):  # it ended a moment ago
+                asked[name] = ray.get_actor(name).claim.remote()
+        for name, reference in asked.items():
+            try:
+                claim = ray.get(reference, timeout=ANSWER_S)
+            except ray.exceptions.RayError:
+                logger.warning("%s does not answer", name)
+                continue
+            if claim is not None:
+                self._known[name] = claim
+        self._known = {name: claim for name, claim in self._known.items() if name in names}
+        own = self._known.get(self.name, self.claim)
+        return {**self._known, self.name: replace(self.claim, most=own.most)}

@@ -1,0 +1,125 @@
+"""Running searches: a list, or one of them live.
+
+Examples:
+    python -m lfs.status                       the searches that run: on this machine, or in the cluster of $RAY_ADDRESS
+    python -m lfs.status NAME                  attach to one; Ctrl-C leaves it running
+    python -m lfs.status --address HOST:6379   the searches of a cluster
+"""
+
+import argparse
+import secrets
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from lfs.commands import FAILED, OK, run_command
+from lfs.options import Parser
+from lfs.service import ANSWER_S, add_places, addresses, controller_of, controllers
+from lfs.view import View, duration_text, reward_text
+from search_space.errors import UserError
+
+POLL_S = 1.0
+
+
+def parser() -> Parser:
+    """The command's flags."""
+    made = Parser(
+        prog="python -m lfs.status", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument(
+        "search", nargs="?", default="", metavar="NAME", help="a search, or its run directory; none: list"
+    )
+    add_places(made)
+    return made
+
+
+def status_of(controller: Any, follower: str = "") -> dict[str, Any] | None:
+    """A controller's status; None: it does not answer, it may be about to be restarted."""
+    import ray
+
+    try:
+        status: dict[str, Any] = ray.get(controller.status.remote(follower), timeout=ANSWER_S)
+    except ray.exceptions.ActorDiedError:
+        raise UserError("the search has ended") from None
+    except ray.exceptions.RayError:
+        return None
+    return status
+
+
+def listing(address: str, storage: str) -> list[tuple[str, dict[str, Any] | None]]:
+    """Name and status of every running search that can be found."""
+    found = []
+    for place, asked in addresses(address, storage).items():
+        try:
+            with controllers(place) as running:
+                for name, controller in running.items():
+                    try:
+                        found.append((name, status_of(controller)))
+                    except UserError:
+                        continue
+        except UserError:
+            if asked:
+                raise
+    return found
+
+
+def table(found: Sequence[tuple[str, dict[str, Any] | None]]) -> Table:
+    """Running searches for a reader."""
+    made = Table(box=None, header_style="bold", pad_edge=False)
+    for title in ("search", "state", "generation", "trainers", "best reward", "left", "run"):
+        made.add_column(title, no_wrap=title != "run", overflow="fold")
+    for name, status in found:
+        if status is None:
+            made.add_row(name, "does not answer", "-", "-", "-", "-", "-")
+            continue
+        number = f"{min(status['generation'] + 1, status['generations'])}/{status['generations']}"
+        trainers = f"{status['trainers']} of {status['wanted']}"
+        left, best = duration_text(status["eta_s"]), reward_text(status["best"])
+        made.add_row(name, status["state"], number, trainers, best, left, status["run"])
+    return made
+
+
+def follow(controller: Any, view: View) -> dict[str, Any]:
+    """Show a search until it ends; its last status."""
+    me = secrets.token_hex(4)
+    status = status_of(controller, me)
+    if status is None:
+        raise UserError("the search's controller does not answer; try again")
+    view.start(status, attached=True)
+    try:
+        while not status["finished"]:
+            time.sleep(POLL_S)
+            status = status_of(controller, me) or status
+            view.update(status)
+    finally:
+        view.stop()
+    return status
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; see the module."""
+    options = parser().parse_args(argv)
+    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 200)
+    if not options.search:
+        found = listing(options.address, options.storage)
+        console.print(table(found) if found else "no search is running")
+        return OK
+    view = View()
+    try:
+        with controller_of(options.search, options.address, options.storage) as controller:
+            status = follow(controller, view)
+    except KeyboardInterrupt:
+        view.say(f"\n{options.search} goes on without this view")
+        return OK
+    if status["error"]:
+        raise UserError(f"{status['error']}; continue with python -m lfs.search --resume {status['run']}")
+    view.finish(status["run"], status)
+    return OK if not status["error"] else FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,119 @@
+"""The driver's thread that looks at the controller once a second: what it shows, whether it is over, what it wants."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from lfs.view import View
+
+logger = logging.getLogger(__name__)
+POLL_S = 1.0
+SHARE_S = 5.0
+LINGER_S = 3.0
+
+
+class Watch:
+    """Shows the controller's status and notices the end.
+
+    Args:
+        name: of the controller; while in the block, `Watch.live` holds this under it, for parts of the driver that
+            Tune pickles and that can hold no more than the name.
+        first: the status to begin with.
+        share: tells the controller how many trainers it may have; asked every few seconds.
+        timeout_s: wait so long for a first trainer; then this is the end.
+    """
+
+    live: ClassVar[dict[str, "Watch"]] = {}
+
+    def __init__(
+        self,
+        name: str,
+        controller: Any,
+        view: View,
+        first: dict[str, Any],
+        *,
+        share: Callable[[], None],
+        timeout_s: float = float("inf"),
+    ) -> None:
+        self.name, self.controller, self.view, self.status, self.share = name, controller, view, first, share
+        self.over = threading.Event()
+        self.looks = 0
+        self.trouble = ""
+        self.stop_asked = threading.Event()
+        self._stop_said = self._blind = False
+        self._quit = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._shared_at = self._began = time.monotonic()
+        self._timeout_s = timeout_s
+
+    def __enter__(self) -> "Watch":
+        self.live[self.name] = self
+        self.view.start(self.status)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.status["followed"]:  # this process may end the cluster, and with it whoever is connected to it
+            time.sleep(LINGER_S)
+        self._quit.set()
+        self._thread.join()
+        self.view.stop()
+        del self.live[self.name]
+
+    @property
+    def wanted(self) -> int:
+        """Trainers that the controller wants now."""
+        return int(self.status["wanted"])
+
+    def _run(self) -> None:
+        while not self._quit.is_set():
+            self._look()
+            self._quit.wait(POLL_S)
+        self._look()
+
+    def _look(self) -> None:
+        """One look. An unreachable controller is being restarted, see the next look; a dead one is the end."""
+        import ray
+
+        try:
+            if self.stop_asked.is_set():
+                self._ask_to_stop()
+            if time.monotonic() - self._shared_at >= SHARE_S:
+                self._shared_at = time.monotonic()
+                self.share()
+            self.status = ray.get(self.controller.status.remote(), timeout=30)
+            if self.status["finished"]:
+                self.over.set()
+            self._end_if_nobody_comes()
+            self._show()
+        except ray.exceptions.ActorDiedError as error:
+            self.trouble = f"the controller is gone: {str(error).strip().splitlines()[-1]}"
+            self.over.set()
+        except ray.exceptions.RayError:
+            logger.warning("the controller does not answer")
+        self.looks += 1
+
+    def _ask_to_stop(self) -> None:
+        import ray
+
+        ray.get(self.controller.stop.remote(), timeout=30)
+        if not self._stop_said:  # asked again at every look: a restarted controller has forgotten it
+            self._stop_said = True
+            self.view.say("stopping after this generation; Ctrl-C again stops now (committed generations stay)")
+
+    def _end_if_nobody_comes(self) -> None:
+        if self.status["trainers"] or not self.status["wanted"]:
+            self._began = time.monotonic()
+        elif time.monotonic() - self._began > self._timeout_s:
+            self.trouble = f"no trainer found room for {self._timeout_s:g} s; see `ray status` and --start-timeout-s"
+            self.over.set()
+
+    def _show(self) -> None:
+        """Show the status; where nobody reads any more (a closed pipe, a full disk), the search goes on unseen."""
+        if not self._blind:
+            try:
+                self.view.update(self.status)
+            except (OSError, SystemExit):
+                self._blind = True

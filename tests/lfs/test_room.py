@@ -1,0 +1,93 @@
+"""What fits a cluster now and once it has grown, and which resource is named where nothing ever will."""
+
+import itertools
+
+import pytest
+
+from lfs.config import SearchConfig
+from lfs.room import Growth, Room, fit_workers, growth_of_file, said
+from search_space.errors import UserError
+
+Nodes = list[dict[str, float]]
+
+
+def asking(**settings: float) -> SearchConfig:
+    return SearchConfig(**{"num_workers": 8, **settings})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "settings", "expected"),
+    [
+        ([{"CPU": 2.0}], {}, (0.0, 2)),
+        ([{"CPU": 64.0}], {}, (0.0, 8)),
+        ([{"CPU": 64.0, "GPU": 4.0}], {}, (1.0, 4)),
+        ([{"CPU": 64.0, "GPU": 4.0}], {"gpus_per_worker": 0.5}, (0.5, 8)),
+        ([{"CPU": 64.0, "GPU": 4.0}], {"gpus_per_worker": 0}, (0.0, 8)),
+        ([{"CPU": 3.0, "GPU": 4.0}], {"cpus_per_worker": 0.1}, (1.0, 4)),
+        ([{"CPU": 0.3}], {"cpus_per_worker": 0.1}, (0.0, 3)),
+        ([{"CPU": 3.0}, {"CPU": 3.0}], {"cpus_per_worker": 2}, (0.0, 2)),  # a trainer does not span nodes
+        ([{"CPU": 8.0}, {"CPU": 2.0, "GPU": 2.0}], {}, (1.0, 2)),
+    ],
+)
+def test_trainers_that_fit(nodes: Nodes, settings: dict[str, float], expected: tuple[float, int]) -> None:
+    room = fit_workers(asking(**settings), nodes)
+    assert (room.gpus, room.now) == expected
+    assert room.most == room.now
+
+
+@pytest.mark.parametrize(
+    ("nodes", "settings", "message"),
+    [
+        ([{"CPU": 8.0}], {"gpus_per_worker": 0.5}, "a trainer needs 0.5 GPU, the cluster has 0; see --gpus-per-worker"),
+        ([{"CPU": 1.0}] * 9, {"cpus_per_worker": 2}, "needs 2 CPU, the largest node has 1; see --cpus-per-worker"),
+        (
+            [{"CPU": 8.0}, {"CPU": 1.0, "GPU": 1.0}],
+            {"cpus_per_worker": 4, "gpus_per_worker": 1},
+            "needs 4 CPU and 1 GPU on one node, and no node has both",
+        ),
+    ],
+)
+def test_a_resource_that_never_comes_is_named(nodes: Nodes, settings: dict[str, float], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        fit_workers(asking(**settings), nodes)
+    later = fit_workers(asking(**settings), nodes, Growth(nodes=({"CPU": 8.0, "GPU": 1.0},)))
+    assert (later.now, later.most) == (0, 1) or later.most > later.now
+    assert fit_workers(asking(**settings), nodes, Growth(unknown=True)).most == 8
+
+
+def test_a_file_of_ray_up_says_what_may_come() -> None:
+    kinds = {
+        "head": {"resources": {"CPU": 4}, "max_workers": 0},
+        "gpu": {"resources": {"CPU": 8, "GPU": 1}, "max_workers": 3},
+    }
+    cluster = {"provider": {"type": "aws"}, "head_node_type": "head", "max_workers": 16, "available_node_types": kinds}
+    growth = growth_of_file(cluster, 1)
+    assert growth == Growth(nodes=({"CPU": 8, "GPU": 1},) * 3)
+    room = fit_workers(asking(), [{"CPU": 4.0}], growth)
+    assert room == Room(gpus=1.0, now=0, most=3)
+    text = said(asking(), room, [{"CPU": 4.0}], growth)
+    assert text == "asked for 8 CPU + 8 GPU; the cluster has 4 CPU on 1 node(s) and can grow to 28 CPU + 3 GPU"
+    assert growth_of_file({**cluster, "max_workers": 0}, 1) == Growth()
+
+
+def test_workers_of_an_on_premise_file_are_awaited_until_all_are_there() -> None:
+    cluster = {
+        "provider": {"type": "local", "head_ip": "10.0.0.1", "worker_ips": ["10.0.0.2", "10.0.0.3"]},
+        "head_node_type": "local.cluster.node", "max_workers": 2,
+        "available_node_types": {"local.cluster.node": {"resources": {}, "max_workers": 2}},
+    }  # fmt: skip
+    for num_nodes, coming in ((1, True), (2, True), (3, False)):
+        assert growth_of_file(cluster, num_nodes) == Growth(unknown=coming)
+
+
+def test_what_fits_agrees_with_packing_by_hand() -> None:
+    for cpus, gpus in itertools.product((0.5, 1, 2), (0, 0.5, 1)):
+        nodes: Nodes = [{"CPU": 5.0, "GPU": 2.0}, {"CPU": 1.0}, {"CPU": 4.0, "GPU": 1.0}]
+        packed = 0
+        for node in nodes:
+            left = {"CPU": 0.0, "GPU": 0.0} | node
+            while left["CPU"] >= cpus and left["GPU"] >= gpus:
+                left["CPU"] -= cpus
+                left["GPU"] -= gpus
+                packed += 1
+        assert fit_workers(asking(cpus_per_worker=cpus, gpus_per_worker=gpus), nodes).now == min(packed, 8)
