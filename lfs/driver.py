@@ -170,7 +170,7 @@ def make_room(store: RunStore, config: SearchConfig, view: View) -> Room:
     room = fit_workers(config, resources, growth)
     if joins(config):
         view.say(said(config, room, resources, growth))
-    check_nodes(store, config, nodes, {"CPU": config.cpus_per_worker, "GPU": room.gpus})
+    check_nodes(store, config, nodes, {"CPU": config.cpus_per_worker, "GPU": room.gpus}, view)
     say_workers(config, room, view)
     return room
 

@@ -11,6 +11,7 @@ from lfs import look
 from lfs.config import SearchConfig
 from lfs.room import Resources, fits_on
 from lfs.run_store import RunStore
+from lfs.view import View
 from search_space.errors import UserError
 from trainers.config import DataConfig
 from trainers.data.builtin import builtin_cache
@@ -20,7 +21,9 @@ MARK = ".mark"
 TIMEOUT_S = 120.0
 
 
-def check_nodes(store: RunStore, config: SearchConfig, nodes: Sequence[dict[str, Any]], needs: Resources) -> None:
+def check_nodes(
+    store: RunStore, config: SearchConfig, nodes: Sequence[dict[str, Any]], needs: Resources, view: View
+) -> None:
     """Raise `UserError` for the first node that could get a trainer and cannot work on this search.
 
     A cluster of this machine alone was checked by the driver already.
@@ -36,8 +39,9 @@ def check_nodes(store: RunStore, config: SearchConfig, nodes: Sequence[dict[str,
     try:
         for node, found in zip(others, look_at(others, paths, f"{store.uri}/{MARK}"), strict=True):
             where = f"node {node['NodeManagerAddress']}"
-            if isinstance(found, Exception):
-                raise UserError(f"{where} does not answer: {str(found).strip().splitlines()[0]}")
+            if isinstance(found, Exception):  # it is going, or so busy that it will not get a trainer soon
+                view.warn(f"{where} does not answer and is not checked: {str(found).strip().splitlines()[0]}")
+                continue
             refuse_versions(where, found["versions"], expected["versions"])
             if found["mark"] != mark:
                 law = "storage must be one folder that every node sees (NFS, s3://, gs://)"

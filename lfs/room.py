@@ -1,6 +1,8 @@
 """What a trainer asks for against what the cluster has, and can grow to, node by node and resource by resource."""
 
 import contextlib
+import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,15 +112,32 @@ def growth_of_cluster(num_nodes: int) -> Growth:
         num_nodes: nodes that it has now.
     """
     import ray
-    from ray.experimental.internal_kv import _internal_kv_get
 
     head = ray.get_runtime_context().gcs_address.rpartition(":")[0]
     path = Path(BOOTSTRAP).expanduser()
     if path.is_file() and head in (ray.util.get_node_ip_address(), "127.0.0.1"):
         with contextlib.suppress(OSError, yaml.YAMLError, AttributeError, TypeError):
             return growth_of_file(yaml.safe_load(path.read_text()), num_nodes)
-    status = _internal_kv_get(ray._private.ray_constants.DEBUG_AUTOSCALING_STATUS)
-    return Growth(unknown=bool(status))
+    return Growth(unknown=is_autoscaled(node_types()))
+
+
+def is_autoscaled(types: Sequence[str]) -> bool:
+    """Whether nodes have types of an autoscaler's file, not the names that Ray makes up for nodes without one."""
+    return any(name and not re.fullmatch("node_[0-9a-f]+", name) for name in types)
+
+
+def node_types() -> list[str]:
+    """Types of the cluster's nodes, as either version of Ray's autoscaler reports them."""
+    import ray
+    from ray.autoscaler.v2.sdk import get_cluster_status
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    status = get_cluster_status(ray.get_runtime_context().gcs_address)
+    types = [node.ray_node_type_name for node in (*status.active_nodes, *status.idle_nodes)]
+    text = _internal_kv_get(ray._private.ray_constants.DEBUG_AUTOSCALING_STATUS)
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        types += json.loads(text)["autoscaler_report"]["active_nodes"]
+    return types
 
 
 def growth_of_file(cluster: Mapping[str, Any], num_nodes: int) -> Growth:

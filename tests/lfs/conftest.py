@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -48,16 +49,23 @@ def recipe_file(recipe: dict[str, Any], tmp_path: Path) -> Callable[..., str]:
 
 
 class Command:
-    """A command of the project as a real process, in a session of its own."""
+    """A command of the project as a real process, in a session of its own.
 
-    def __init__(self, folder: Path, module: str, *arguments: str) -> None:
+    Args:
+        within: shell commands to run before it, in a mount namespace of its own.
+        variables: of its environment.
+    """
+
+    def __init__(self, folder: Path, module: str, *arguments: str, within: str = "", **variables: str) -> None:
         self.out, self.err = folder / "out.txt", folder / "err.txt"
         place = folder / "cwd"
         place.mkdir()
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "TUNE_", "OMP_"))}
-        environment["CUDA_VISIBLE_DEVICES"] = ""  # bits are promised for CPUs
+        environment |= {"CUDA_VISIBLE_DEVICES": ""} | variables  # bits are promised for CPUs
         with self.out.open("ab") as out, self.err.open("ab") as err:
             command = [sys.executable, "-m", module, *arguments]
+            if within:
+                command = ["unshare", "--mount", "sh", "-c", f'{within} && exec "$@"', "sh", *command]
             self.process = subprocess.Popen(
                 command, stdout=out, stderr=err, start_new_session=True, env=environment, cwd=place
             )
@@ -94,6 +102,13 @@ class Command:
             assert time.monotonic() < deadline, f"{path} never came"
             time.sleep(0.02)
 
+    def wait_for_line(self, text: str, timeout_s: float = 60) -> None:
+        """Until the command has printed something."""
+        deadline = time.monotonic() + timeout_s
+        while text not in self.out.read_text():
+            assert time.monotonic() < deadline, self.err.read_text()
+            time.sleep(0.2)
+
     def clean(self) -> None:
         """End whatever is left of the session."""
         for pid in self.family():
@@ -102,15 +117,31 @@ class Command:
         self.process.wait(30)
 
 
+def start_ray(run_command: Callable[..., Command], *arguments: str, within: str = "", **variables: str) -> Command:
+    """A node of a cluster on loopback, which runs until it is cleaned away."""
+    start = ["start", "--block", "--disable-usage-stats", "--node-ip-address=127.0.0.1", *arguments]
+    joins = {} if "--head" in arguments else {"RAY_AUTH_MODE": "token"}  # whoever joins sends it only when told to
+    node = run_command("ray.scripts.scripts", *start, within=within, **joins, **variables)
+    node.wait_for_line("Ray runtime started")
+    return node
+
+
+def free_address() -> str:
+    """An address on loopback that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
 @pytest.fixture
 def run_command(tmp_path: Path) -> Iterator[Callable[..., Command]]:
     """Starts commands; all that they started is gone after the test."""
     started: list[Command] = []
 
-    def start(module: str, *arguments: str) -> Command:
+    def start(module: str, *arguments: str, within: str = "", **variables: str) -> Command:
         folder = tmp_path / f"command-{len(started)}"
         folder.mkdir()
-        started.append(Command(folder, module, *arguments))
+        started.append(Command(folder, module, *arguments, within=within, **variables))
         return started[-1]
 
     yield start

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from lfs.config import SearchConfig
-from lfs.room import Growth, Room, fit_workers, growth_of_file, said
+from lfs.room import Growth, Room, fit_workers, growth_of_file, is_autoscaled, said
 from search_space.errors import UserError
 
 Nodes = list[dict[str, float]]
@@ -91,3 +91,9 @@ def test_what_fits_agrees_with_packing_by_hand() -> None:
                 left["GPU"] -= gpus
                 packed += 1
         assert fit_workers(asking(cpus_per_worker=cpus, gpus_per_worker=gpus), nodes).now == min(packed, 8)
+
+
+def test_names_that_ray_makes_up_are_no_sign_of_an_autoscaler() -> None:
+    assert not is_autoscaled(["node_515a2a1b4332960ba849956b8bb41e68a07e6d05152b6b7c9f099c7a", ""])
+    assert is_autoscaled(["node_515a2a1b4332960ba849956b8bb41e68a07e6d05152b6b7c9f099c7a", "gpu.spot"])
+    assert is_autoscaled(["headgroup"])

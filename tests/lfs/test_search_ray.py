@@ -4,10 +4,8 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ import pytest
 from lfs.generation import Search
 from lfs.messages import as_report
 from lfs.run_store import RunStore
-from tests.lfs.conftest import Command
+from tests.lfs.conftest import Command, free_address, start_ray
 from tests.lfs.test_bad_input import mounted
 from trainers.candidate import Candidate
 from trainers.trainer import CandidateTrainer
@@ -168,15 +166,9 @@ def test_a_disk_that_fills_up_ends_the_search_in_one_line_with_its_commits_intac
 def test_a_search_joins_a_cluster_with_its_token_and_leaves_it_running(
     undisturbed: Path, run_command: Start, recipe_file: Callable[..., str], tmp_path: Path
 ) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    start = ["start", "--head", "--block", f"--port={address.split(':')[1]}", "--num-cpus=2", "--disable-usage-stats"]
-    cluster = run_command("ray.scripts.scripts", *start, "--include-dashboard=false", "--node-ip-address=127.0.0.1")
-    deadline = time.monotonic() + 60
-    while "Ray runtime started" not in cluster.out.read_text():
-        assert time.monotonic() < deadline, cluster.err.read_text()
-        time.sleep(0.2)
+    address = free_address()
+    port = f"--port={address.split(':')[1]}"
+    cluster = start_ray(run_command, "--head", port, "--num-cpus=2", "--include-dashboard=false")
     arguments = ("--config", recipe_file(), "--num-workers", "2", "--storage", str(tmp_path), "--name", "run")
     command = run_command("lfs.search", *arguments, "--address", address)
     assert command.wait() == 0, command.err.read_text()
