@@ -169,9 +169,11 @@ class Controller:
     async def _close(self) -> None:
         """Fetch the winner, step the policy, open the next generation; its record is committed behind it."""
         try:
-            record = self.search.close()
+            # In threads, since the search stands still meanwhile: every outcome is in, the queue is empty.
+            record = await asyncio.to_thread(self.search.close)
             weights = await asyncio.wait_for(_fetch(self.search.best_weights), FETCH_S)
             base = await asyncio.to_thread(ray.put, weights)
+            prepared = await asyncio.to_thread(self.search.prepare, record.state)
             await self._finish_commit()
             if self.search.error:  # that commit failed: nothing may be committed over the gap
                 return
@@ -185,7 +187,7 @@ class Controller:
             self.search.fail(f"closing a generation failed: {type(error).__name__}: {error}")
         else:
             self.board.closed(record)
-            self.search.advance(record, base)
+            self.search.advance(record, base, prepared)
             self._commit = asyncio.create_task(self._commit_behind(record, weights))
         self._notify()
 

@@ -1,6 +1,7 @@
 """The controller's shell around the state machine, on a bare event loop: who waits, who dies, who gets the work."""
 
 import asyncio
+import threading
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from ray.exceptions import RayActorError
 
 from lfs import controller as module
 from lfs.controller import MAX_BROKEN, Controller
+from lfs.generation import OpenGeneration
+from lfs.messages import SearchState
 from lfs.run_store import RunStore
 from tests.lfs.fakes import config, made_report
 
@@ -107,6 +110,33 @@ def test_a_closed_generation_is_committed_behind_the_next_and_reloaded_by_a_fres
         assert fresh.search.state == made.search.state
         assert [s["generation"] for s in (await fresh.status())["summaries"]] == [0, 1]
         assert (await fresh.lease("a", "1", actor)).action == lease.action
+
+    run(story())
+
+
+def test_while_a_generation_closes_others_are_answered_and_nobody_gets_work(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        made = Controller(store.uri)
+        lease = await made.lease("a", "1", Actor())
+        prepare, opened = made.search.prepare, threading.Event()
+
+        def slow(state: SearchState) -> OpenGeneration:
+            assert opened.wait(10)
+            return prepare(state)
+
+        monkeypatch.setattr(made.search, "prepare", slow)
+        report = made_report(made.search.space, lease, "a")
+        await made.report(report, [{}])
+        waiting = asyncio.create_task(made.lease("a", "1", Actor()))
+        await made.report(report, ["a late one"])
+        await asyncio.sleep(0.05)  # as long as it likes: nothing may come
+        assert not waiting.done()
+        status = await made.status()
+        assert (status["generation"], status["candidates"][0]["state"]) == (0, "done")
+        opened.set()
+        assert (await waiting).generation == 1
 
     run(story())
 
