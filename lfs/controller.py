@@ -13,6 +13,7 @@ import contextlib
 import logging
 import time
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -28,6 +29,10 @@ NAMESPACE = "lfs"
 POLL_S = 10.0
 """A trainer without work is answered `wait` after this long, and asks again."""
 WATCH_S = 1.0
+"""Pause between two questions whether a trainer is alive. A trainer answers between two candidates only, so that it is
+asked once per candidate, not once per pause."""
+PROGRESS_PER_S = 100.0
+"""Messages of progress that all trainers together may send: the more they are, the rarer each does."""
 FETCH_S = 600.0
 """A winner's weights that take longer than this to fetch count as lost."""
 MAX_BROKEN = 3
@@ -69,7 +74,7 @@ class Controller:
             if lease.kind == "stop":
                 await self._finish_commit()  # trainers that stop end the driver, and with it this process
             if lease.kind != "wait" or left <= 0:
-                return lease
+                return replace(lease, progress_s=max(lease.progress_s, len(self._watchers) / PROGRESS_PER_S))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), left)
         return Lease(kind="wait")

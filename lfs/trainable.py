@@ -24,7 +24,6 @@ from search_space.errors import UserError
 from trainers.candidate import Candidate, Weights
 from trainers.trainer import CandidateTrainer
 
-PROGRESS_S = 2.0
 RETRY_S = 0.5
 MAX_RAY_ERRORS = 5
 """Failures of Ray in a row (a base that cannot be fetched, say) after which this process gives up to a fresh one."""
@@ -98,7 +97,7 @@ class Trainer(tune.Trainable):
         candidate = Candidate(generation=lease.generation, index=lease.index, loss=lease.loss, order=self.order)
         began = time.perf_counter()
         try:
-            result = self.trainer.run(candidate, self._weights(lease), progress=Progress(self))
+            result = self.trainer.run(candidate, self._weights(lease), progress=Progress(self, lease.progress_s))
             weights = [] if result.diverged else [ray.put(result.weights)]
             report = as_report(result, self.label)
             ray.get(self.controller.report.remote(report, weights))
@@ -159,9 +158,10 @@ class WhenOver(tune.Stopper):
 
 
 class Progress:
-    """Passes a candidate's progress to the controller, every two seconds at most, and never waits for it."""
+    """Passes a candidate's progress to the controller, as often as the lease says, and never waits for it."""
 
-    def __init__(self, trainer: Trainer) -> None:
+    def __init__(self, trainer: Trainer, progress_s: float) -> None:
+        self.progress_s = progress_s
         self.controller, self.label = trainer.controller, trainer.label
         self.batch_size = trainer.trainer.config.batch_size
         self.began = self.last = time.monotonic()
@@ -169,7 +169,7 @@ class Progress:
     def __call__(self, done: int, total: int) -> None:
         """`done` of `total` steps are behind."""
         now = time.monotonic()
-        if now - self.last >= PROGRESS_S:
+        if now - self.last >= self.progress_s:
             self.last = now
             self.controller.progress.remote(self.label, done, total, done * self.batch_size / (now - self.began))
 

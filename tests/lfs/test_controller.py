@@ -10,7 +10,7 @@ import pytest
 from ray.exceptions import RayActorError
 
 from lfs import controller as module
-from lfs.controller import MAX_BROKEN, Controller
+from lfs.controller import MAX_BROKEN, PROGRESS_PER_S, Controller
 from lfs.generation import OpenGeneration
 from lfs.messages import SearchState
 from lfs.run_store import RunStore
@@ -80,6 +80,19 @@ def test_a_waiting_trainer_gets_a_dead_one_s_candidate_at_once(store: RunStore) 
         first.die()
         assert await waiting == lease
         assert (await made.status())["trainers"] == 1
+
+    run(story())
+
+
+def test_many_trainers_send_progress_less_often(store: RunStore) -> None:
+    async def story() -> None:
+        made = Controller(store.uri)
+        assert (await made.lease("a", "1", Actor())).progress_s == 2
+        waiting = [asyncio.create_task(made.lease(f"t{i}", "1", Actor())) for i in range(999)]
+        await settle()
+        assert (await made.lease("a", "2", Actor())).progress_s == 1000 / PROGRESS_PER_S == 10
+        for task in waiting:
+            task.cancel()
 
     run(story())
 
