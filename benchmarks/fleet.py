@@ -14,9 +14,12 @@ from typing import Any
 import numpy as np
 import ray
 
+from lfs.controller import leave_garbage
 from lfs.messages import Lease, Report
+from lfs.trainable import phase
 
 MIB = 2**20
+LAG_S = 0.005
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +52,8 @@ class Fleet:
         self.leases: list[tuple[int, float, float]] = []
         """Generation, when asked, when answered, of those that brought work."""
         self.reports: list[tuple[int, float, float]] = []
+        self.lags_s: list[float] = []
+        leave_garbage()
 
     async def alive(self) -> int:
         """As a trainer's: queued behind the step that it is in. Ends at some point of a training time."""
@@ -62,8 +67,18 @@ class Fleet:
     async def run(self) -> dict[str, Any]:
         """Play all trainers until the search is over; what they saw, and this process's CPU seconds."""
         before = time.process_time()
+        lag = asyncio.create_task(self._watch_loop())
         await asyncio.gather(*(self._trainer(self.first + i) for i in range(self.num)))
-        return {"leases": self.leases, "reports": self.reports, "cpu_s": time.process_time() - before}
+        lag.cancel()
+        took_s = time.process_time() - before
+        return {"leases": self.leases, "reports": self.reports, "lags_s": self.lags_s, "cpu_s": took_s}
+
+    async def _watch_loop(self) -> None:
+        """Note how late this process is: that much of a latency is not the controller's."""
+        while True:
+            began = time.monotonic()
+            await asyncio.sleep(LAG_S)
+            self.lags_s.append(time.monotonic() - began - LAG_S)
 
     async def flood(self, num: int) -> float:
         """Send `num` messages of progress at once; seconds until all are answered."""
@@ -72,7 +87,7 @@ class Fleet:
         return time.perf_counter() - began
 
     async def _trainer(self, number: int) -> None:
-        chance, name = random.Random(number), f"trainer-{number:05d}"
+        chance, name = random.Random(number), name_of(number)
         if self.load.arrival == "spread":
             await asyncio.sleep(self.load.hold_s * chance.random())
         while True:
@@ -83,7 +98,7 @@ class Fleet:
             if lease.kind != "train":
                 continue
             self.leases.append((lease.generation, asked, time.monotonic()))
-            await self._hold(name, await self._until(lease, chance), lease.progress_s)
+            await self._hold(number, await self._until(lease, chance), lease.progress_s)
             weights = ray.put(self.weights)
             report = made_report(lease, name, chance, self.load.num_replicates)
             sent = time.monotonic()
@@ -100,11 +115,19 @@ class Fleet:
             self.due[lease.generation] = asyncio.ensure_future(self.controller.opened_at.remote())
         return await self.due[lease.generation] + load.hold_s
 
-    async def _hold(self, name: str, until: float, progress_s: float) -> None:
-        while (left := until - time.monotonic()) > 0:
-            await asyncio.sleep(min(left, progress_s))
-            if left > progress_s:
-                self.controller.progress.remote(name, 1, 2, 100.0)
+    async def _hold(self, number: int, until: float, progress_s: float) -> None:
+        """Until the candidate is trained, with messages of progress as a trainer sends them."""
+        due = time.monotonic() + progress_s * (1 - phase(number))
+        while (now := time.monotonic()) < until:
+            await asyncio.sleep(min(due, until) - now)
+            if due < until:
+                self.controller.progress.remote(name_of(number), 1, 2, 100.0)
+                due += progress_s
+
+
+def name_of(number: int) -> str:
+    """A trainer's name."""
+    return f"trainer-{number:05d}"
 
 
 def made_report(lease: Lease, trainer: str, chance: random.Random, num_replicates: int) -> Report:

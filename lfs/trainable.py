@@ -25,6 +25,7 @@ from trainers.candidate import Candidate, Weights
 from trainers.trainer import CandidateTrainer
 
 RETRY_S = 0.5
+GOLDEN = (5**0.5 - 1) / 2
 MAX_RAY_ERRORS = 5
 """Failures of Ray in a row (a base that cannot be fetched, say) after which this process gives up to a fresh one."""
 logger = logging.getLogger(__name__)
@@ -35,7 +36,8 @@ class Trainer(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Load data and build the network once; candidates only load weights."""
-        self.label = f"trainer-{config['trainer']:03d}"
+        self.number: int = config["trainer"]
+        self.label = f"trainer-{self.number:03d}"
         self.controller = ray.get_actor(config["controller"], namespace=NAMESPACE)
         self.me = ray.get_runtime_context().current_actor
         self.incarnation = ray.get_runtime_context().get_actor_id()
@@ -164,7 +166,8 @@ class Progress:
         self.progress_s = progress_s
         self.controller, self.label = trainer.controller, trainer.label
         self.batch_size = trainer.trainer.config.batch_size
-        self.began = self.last = time.monotonic()
+        self.began = time.monotonic()
+        self.last = self.began - progress_s * phase(trainer.number)
 
     def __call__(self, done: int, total: int) -> None:
         """`done` of `total` steps are behind."""
@@ -172,6 +175,11 @@ class Progress:
         if now - self.last >= self.progress_s:
             self.last = now
             self.controller.progress.remote(self.label, done, total, done * self.batch_size / (now - self.began))
+
+
+def phase(number: int) -> float:
+    """In [0, 1), evenly for any number of trainers: a generation begins for all at once, their messages must not."""
+    return number * GOLDEN % 1
 
 
 def with_threads(search: SearchConfig) -> Any:
