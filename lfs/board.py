@@ -90,6 +90,7 @@ class Board:
         self.progress: dict[str, dict[str, float]] = {}
         self._durations: deque[float] = deque(maxlen=64)
         self._opened = time.monotonic()
+        self._described: tuple[int, list[dict[str, Any]]] = (-1, [])
 
     def took(self, report: Report) -> None:
         """Note how long a candidate took."""
@@ -116,7 +117,7 @@ class Board:
             "generation": search.state.generation,
             "generations": config.generations,
             "warmup_generations": config.warmup_generations,
-            "candidates": [] if search.trained else [self._candidate(i) for i in range(len(search.actions))],
+            "candidates": [] if search.trained else self._candidates(),
             "rejected": search.rejected,
             "testing": search.trained and not search.over,
             "trainers": trainers,
@@ -132,15 +133,24 @@ class Board:
             **search.policy_of(search.state.policy),
         }
 
-    def _candidate(self, index: int) -> dict[str, Any]:
-        report = self.search.reports.get(index)
-        runner = next((t for t, i in self.search.running.items() if i == index), None)
+    def _candidates(self) -> list[dict[str, Any]]:
+        """The running generation's candidates, in order."""
+        if self._described[0] != self.search.state.generation:
+            losses = [self.search.loss_of(i) for i in range(len(self.search.actions))]
+            shown = [{"margins": list(loss.margins), "parameters": loss.parameters()} for loss in losses]
+            self._described = self.search.state.generation, shown
+        reports, runners = self.search.reports, {i: trainer for trainer, i in self.search.running.items()}
+        return [
+            {"index": i, **loss, **self._where(reports.get(i), runners.get(i))}
+            for i, loss in enumerate(self._described[1])
+        ]
+
+    def _where(self, report: Report | None, runner: str | None) -> dict[str, Any]:
+        """How far a candidate is, who has it, and what came of it."""
         done = self.progress.get(runner or "", {})
         state = "diverged" if report and report.diverged else "done" if report else "running" if runner else "queued"
-        loss = self.search.loss_of(index)
         return {
-            "index": index, "state": state, "margins": list(loss.margins), "parameters": loss.parameters(),
-            "trainer": report.trainer if report else runner,
+            "state": state, "trainer": report.trainer if report else runner,
             "reward": report.reward if report else None, "reward_se": report.reward_se if report else None,
             "done": done.get("done", 0), "total": done.get("total", 0),
         }  # fmt: skip

@@ -10,6 +10,7 @@ deaths and their order cannot change what comes out: actions are keyed by (seed,
 generation closes on its outcomes alone.
 """
 
+import bisect
 import json
 import math
 from dataclasses import dataclass, field, replace
@@ -40,18 +41,26 @@ class DivergedError(UserError):
 
 
 @dataclass
-class _Open:
+class OpenGeneration:
     """The generation that is running."""
 
     actions: npt.NDArray[np.float64]  # [B, dim]
+    losses: list[Loss]
+    """What the actions stand for."""
+
     queue: list[int]
+    """Candidates that nobody trains and nobody has reported, rising."""
+
     rejected: int = 0
     """Draws that were no usable loss and were drawn again."""
+
+    error: str = ""
+    """Why the candidates could not be sampled."""
 
     leases: dict[str, int] = field(default_factory=dict)
     reports: dict[int, Report] = field(default_factory=dict)
     failures: dict[int, int] = field(default_factory=dict)
-    losses: dict[int, int] = field(default_factory=dict)
+    deaths: dict[int, int] = field(default_factory=dict)
     best: int | None = None
     best_weights: Any = None
 
@@ -76,29 +85,40 @@ class Search:
         self._stopped = False
         self.test_metrics: dict[str, float] | None = None
         self._testing: str | None = None
-        self._open = self._begin()
+        self._described: tuple[PolicyState | None, dict[str, Any]] = (None, {})
+        self._begin(self.prepare(self.state))
 
-    def _begin(self) -> _Open:
-        """Sample the candidates of the state's generation; in the warm-up, the one fixed loss."""
+    def prepare(self, state: SearchState) -> OpenGeneration:
+        """The candidates of a state's generation; in the warm-up, the one fixed loss.
+
+        The slow part of `advance`. It changes nothing, so that it may run in a thread beside leases and reports.
+        """
+        over = self._stopped or state.generation >= self.config.generations
         fixed = np.zeros(0) if self._losses else self.space.warmup_action()
-        actions, rejected = np.array(fixed, dtype=np.float64)[None], 0  # [1, dim]
-        if not (self._losses or self.trained or self.state.generation < self.config.warmup_generations):
+        asked, error = Asked(actions=np.array(fixed, dtype=np.float64)[None], rejected=0), ""  # [1, dim]
+        if not (self._losses or over or state.generation < self.config.warmup_generations):
             try:
-                asked = self._ask()
-            except UserError as error:  # hardly any draw is a usable loss
-                self.fail(str(error))
-            else:
-                actions, rejected = asked.actions, asked.rejected  # [B, dim]
-        return _Open(actions=actions, queue=list(range(len(actions))), rejected=rejected)
+                asked = self._ask(state)  # [B, dim]
+            except UserError as failure:  # hardly any draw is a usable loss
+                error = str(failure)
+        fixed_loss = self._losses[min(state.generation, len(self._losses) - 1)] if self._losses else None
+        losses = [fixed_loss or self.space.decode(action) for action in asked.actions]
+        queue = list(range(len(losses)))
+        return OpenGeneration(actions=asked.actions, losses=losses, queue=queue, rejected=asked.rejected, error=error)
 
-    def _ask(self) -> Asked:
-        """Candidates of the running generation; a draw that is no usable loss is drawn again."""
+    def _ask(self, state: SearchState) -> Asked:
+        """Candidates of a generation; a draw that is no usable loss is drawn again."""
 
         def usable(action: npt.NDArray[np.float64]) -> bool:
             return not why_unusable(self.space.decode(action))
 
-        state, seed = self.state, self.config.seed
-        return ask_usable(state.policy, self.config.population, seed=seed, generation=state.generation, usable=usable)
+        seed, population = self.config.seed, self.config.population
+        return ask_usable(state.policy, population, seed=seed, generation=state.generation, usable=usable)
+
+    def _begin(self, opened: OpenGeneration) -> None:
+        self._open = opened
+        if opened.error and not self.trained:
+            self.fail(opened.error)
 
     @property
     def trained(self) -> bool:
@@ -147,9 +167,7 @@ class Search:
 
     def loss_of(self, index: int) -> Loss:
         """The loss of a candidate of the running generation."""
-        if self._losses:
-            return self._losses[min(self.state.generation, len(self._losses) - 1)]
-        return self.space.decode(self._open.actions[index])
+        return self._open.losses[index]
 
     def lease(self, trainer: str) -> Lease:
         """The next piece of work for a trainer; asked again, the same piece (a lost answer costs nothing)."""
@@ -184,14 +202,14 @@ class Search:
 
     def _count_loss(self, index: int, what: str) -> None:
         """Stop the search when the same piece of work is lost over and over."""
-        losses = self._open.losses[index] = self._open.losses.get(index, 0) + 1
-        if losses >= MAX_LOSSES:
-            self.fail(f"{what} lost its trainer {losses} times; likely it kills it (out of memory?)")
+        deaths = self._open.deaths[index] = self._open.deaths.get(index, 0) + 1
+        if deaths >= MAX_LOSSES:
+            self.fail(f"{what} lost its trainer {deaths} times; likely it kills it (out of memory?)")
 
     def _requeue(self, index: int) -> None:
         work = self._open
         if index not in work.reports and index not in work.queue and index not in work.leases.values():
-            work.queue = sorted([*work.queue, index])
+            bisect.insort(work.queue, index)
 
     def report(self, report: Report, weights: Any) -> bool:
         """Take an outcome. Idempotent on (generation, index); anything late or early is dropped.
@@ -202,13 +220,14 @@ class Search:
             Whether it was news.
         """
         work, index = self._open, report.index
-        for trainer in [t for t, i in work.leases.items() if t == report.trainer and i == index]:
-            del work.leases[trainer]
+        if work.leases.get(report.trainer) == index:
+            del work.leases[report.trainer]
         current = not self.trained and report.generation == self.state.generation
         if not current or not 0 <= index < len(work.actions) or index in work.reports:
             return False
         work.reports[index] = report
-        work.queue = [i for i in work.queue if i != index]
+        if index in work.queue:
+            work.queue.remove(index)
         self._keep_best(report, weights)
         return True
 
@@ -274,7 +293,7 @@ class Search:
         self.config = replace(self.config, generations=generations)
         if was_trained and not self.trained:
             self._testing = None
-            self._open = self._begin()
+            self._begin(self.prepare(self.state))
 
     def close(self) -> GenerationRecord:
         """Outcomes -> advantages -> policy step -> record. Changes nothing yet; `advance` does.
@@ -375,15 +394,23 @@ class Search:
         """Mean and standard deviation of the loss parameters that a policy samples, and their names."""
         if self._losses:
             return {"parameter_names": [], "policy_mean": [], "policy_std": []}
-        mean, std = self.space.parameter_statistics(policy)
-        names = list(self.space.parameter_names)
-        return {"parameter_names": names, "policy_mean": mean.tolist(), "policy_std": std.tolist()}
+        known, described = self._described
+        if known is not policy:  # asked for at every look of a view, changed once a generation
+            mean, std = self.space.parameter_statistics(policy)
+            names = list(self.space.parameter_names)
+            described = {"parameter_names": names, "policy_mean": mean.tolist(), "policy_std": std.tolist()}
+            self._described = policy, described
+        return dict(described)
 
-    def advance(self, record: GenerationRecord, base: Any) -> None:
-        """Open the next generation from a closed one's record and the handle of its winner's weights."""
+    def advance(self, record: GenerationRecord, base: Any, prepared: OpenGeneration | None = None) -> None:
+        """Open the next generation from a closed one's record and the handle of its winner's weights.
+
+        Args:
+            prepared: the next generation's candidates, `prepare(record.state)`; None: they are sampled here.
+        """
         assert record.generation == self.state.generation, "only the running generation can be advanced"
         self.state, self.base, self._stopped = record.state, base, self.stop_requested
-        self._open = self._begin()
+        self._begin(prepared or self.prepare(record.state))
 
 
 def fixed_losses(config: SearchConfig) -> list[Loss]:

@@ -27,6 +27,9 @@ class Lease:
     base: Any = None
     """Handle of the weights to start from (to test, for `test`); None: the initial weights."""
 
+    progress_s: float = 2.0
+    """Least time between two messages about the progress."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Report:

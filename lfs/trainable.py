@@ -24,8 +24,8 @@ from trainers.candidate import Candidate, Weights
 from trainers.data.builtin import builtin_cache, ensure_builtin_faces
 from trainers.trainer import CandidateTrainer
 
-PROGRESS_S = 2.0
 RETRY_S = 0.5
+GOLDEN = (5**0.5 - 1) / 2
 MAX_RAY_ERRORS = 5
 """Failures of Ray in a row (a base that cannot be fetched, say) after which this process gives up to a fresh one."""
 logger = logging.getLogger(__name__)
@@ -36,6 +36,7 @@ class Trainer(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Load data and build the network once; candidates only load weights."""
+        self.number: int = config["trainer"]
         self.label = trainer_label(config)
         self.controller = ray.get_actor(config["controller"], namespace=NAMESPACE)
         self.me = ray.get_runtime_context().current_actor
@@ -102,7 +103,7 @@ class Trainer(tune.Trainable):
         candidate = Candidate(generation=lease.generation, index=lease.index, loss=lease.loss, order=self.order)
         began = time.perf_counter()
         try:
-            result = self.trainer.run(candidate, self._weights(lease), progress=Progress(self))
+            result = self.trainer.run(candidate, self._weights(lease), progress=Progress(self, lease.progress_s))
             weights = [] if result.diverged else [ray.put(result.weights)]
             report = as_report(result, self.label)
             ray.get(self.controller.report.remote(report, weights))
@@ -133,17 +134,19 @@ class Trainer(tune.Trainable):
 
 
 class Progress:
-    """Passes a candidate's progress to the controller, every two seconds at most, and never waits for it."""
+    """Passes a candidate's progress to the controller, as often as the lease says, and never waits for it."""
 
-    def __init__(self, trainer: Trainer) -> None:
+    def __init__(self, trainer: Trainer, progress_s: float) -> None:
+        self.progress_s = progress_s
         self.controller, self.label = trainer.controller, trainer.label
         self.batch_size = trainer.trainer.config.batch_size
-        self.began = self.last = time.monotonic()
+        self.began = time.monotonic()
+        self.last = self.began - progress_s * phase(trainer.number)
 
     def __call__(self, done: int, total: int) -> None:
         """`done` of `total` steps are behind."""
         now = time.monotonic()
-        if now - self.last >= PROGRESS_S:
+        if now - self.last >= self.progress_s:
             self.last = now
             self.controller.progress.remote(self.label, done, total, done * self.batch_size / (now - self.began))
 
@@ -151,6 +154,11 @@ class Progress:
 def trainer_label(config: dict[str, Any]) -> str:
     """A trainer's name to the controller and in results."""
     return f"trainer-{config['trainer']:03d}"
+
+
+def phase(number: int) -> float:
+    """In [0, 1), evenly for any number of trainers: a generation begins for all at once, their messages must not."""
+    return number * GOLDEN % 1
 
 
 def with_threads(search: SearchConfig) -> Any:

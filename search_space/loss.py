@@ -68,6 +68,11 @@ class Loss(ABC):
         """Why it must not be trained, where its parameters alone say so (see `usable.why_unusable`); empty: nothing."""
         return ""
 
+    @property
+    def proven_usable(self) -> bool:
+        """Whether its form alone proves that `usable.fault_on_grid` would find nothing; if not, it has to look."""
+        return False
+
     def parameters(self) -> dict[str, float]:
         """Name and value of every parameter, flat, for tables and logs."""
         return {key: float(value) for key, value in asdict(self).items() if isinstance(value, int | float)}

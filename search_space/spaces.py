@@ -21,6 +21,9 @@ from search_space.modulation import log_odds, shifted
 from search_space.policy import Array, PolicyState
 from search_space.unified import PARAMETERS, SCALE_UNIT, Unified
 
+_PROVEN_SHIFT = 1e6
+"""Far beyond every margin, far from overflow."""
+
 
 @register_loss
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +51,17 @@ class LossParameters(Loss):
 
     def parameters(self) -> dict[str, float]:
         return dict(zip(_margin_names(len(self.shift)), self.margins, strict=True))
+
+    @property
+    def proven_usable(self) -> bool:
+        """With d the log odds of p, the loss is softplus(shift - d) and its derivative by d is -sigmoid(shift - d).
+
+        Finite for finite shifts. By the target cosine the gradient is -s * sigmoid(shift - d), never positive; by the
+        negatives it is s * sigmoid(shift - d) times their softmax, never negative, neither in floating point: all
+        factors are >= 0. At target cosine -0.96 and hardest negative 0.95, d < 0, so sigmoid > 1/2 and the gradient of
+        the target cosine is beyond s / 2.
+        """
+        return 1 <= self.scale <= MAX_SCALE and max(self.shift) <= _PROVEN_SHIFT
 
     def per_sample(self, cosines: Tensor, target: Tensor, context: LossContext | None = None) -> Tensor:
         return -functional.logsigmoid(shifted(log_odds(cosines, target, scale=self.scale), self.shift))

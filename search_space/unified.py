@@ -91,6 +91,19 @@ class Unified(Loss):
     def parameters(self) -> dict[str, float]:
         return {name: float(getattr(self, name)) for name in (*PARAMETERS, "scale")}
 
+    @property
+    def proven_usable(self) -> bool:
+        """All is bounded within the ranges of `PARAMETERS`. With d the log odds, dL/dd is in (-2, 0]: both terms of
+        -sigmoid(-d)^gamma * (sigmoid(-d) + gamma * softplus(-d) * sigmoid(d)) have the same sign.
+
+        Target: f' is 1, or cos m + sin m * c / sqrt(1 - c^2) >= 0 for c > -cos m; 0 is met only at that end, within
+        1e-14 in floating point. At c_y = 0 and hardest negative 0.95, d < 0, so -dL/dd > (1/2)^(gamma + 1) >= 1/16, and
+        f' = cos m > 0.8: a gradient beyond s / 20, against which 2 * s * 1e-14 is below `usable.TOLERANCE`.
+        Negatives: g' is 1 + t_easy >= 0.7 where easy, and where hard, c >= 0 and the running mean e is 0 within 1e-6,
+        at least 1 - curriculum * (1 - e): above 0 but for a curriculum of 1, which is left to the grid.
+        """
+        return self.scale >= 1 and self.curriculum <= 0.99
+
     def initial_state(self) -> dict[str, Tensor]:
         """The running mean, also where `curriculum` is 0: the next candidate's may not be."""
         return {"t": torch.zeros(())}

@@ -1,7 +1,9 @@
 """Whether a loss can be trained with at all, told from the loss alone, before any training."""
 
+import contextlib
 import functools
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -29,8 +31,19 @@ SMALLEST = 1e-6
 def why_unusable(loss: Loss, *, num_classes: int = 10_000) -> str:
     """Why `loss` must not be trained, for a reader; empty if it may.
 
-    Its parameters may say so by themselves (`Loss.fault`). Else, on a grid of target cosines, hardest negatives and
-    backgrounds, with the loss's state at its start:
+    Its parameters may say so by themselves (`Loss.fault`), or that it may (`Loss.proven_usable`); else
+    `fault_on_grid` looks.
+
+    Args:
+        num_classes: classes of the head, at least 3.
+    """
+    if num_classes < 3:
+        raise ValueError(f"expected num_classes >= 3, got {num_classes}")
+    return loss.fault() or ("" if loss.proven_usable else fault_on_grid(loss, num_classes=num_classes))
+
+
+def fault_on_grid(loss: Loss, *, num_classes: int = 10_000) -> str:
+    """Which law `loss` breaks on a grid of target cosines, hardest negatives and backgrounds, its state at the start.
 
     * loss and gradient are finite;
     * the loss never grows with the target cosine, nor shrinks as the cosine of a negative grows;
@@ -42,19 +55,17 @@ def why_unusable(loss: Loss, *, num_classes: int = 10_000) -> str:
     Args:
         num_classes: classes of the head, at least 3; the background is one class in the stead of `num_classes - 2`.
     """
-    if num_classes < 3:
-        raise ValueError(f"expected num_classes >= 3, got {num_classes}")
-    if fault := loss.fault():
-        return fault
     grid = _grid()
     products = grid * (1.0 if loss.normalise_embedding else NORM)  # class weights have length 1
     products[:, 2] += math.log(num_classes - 2) / loss.scale
     products.requires_grad_()
-    with torch.enable_grad():
+    with torch.enable_grad(), _one_thread():
         values = loss.per_sample(products, torch.zeros(len(grid), dtype=torch.int64), _context(loss, len(grid)))
         [gradient] = torch.autograd.grad(values.sum(), products)
-    values = values.detach()
+        return _broken_law(grid, products, values.detach(), gradient)
 
+
+def _broken_law(grid: Tensor, products: Tensor, values: Tensor, gradient: Tensor) -> str:
     def at(bad: Tensor) -> str:
         target, hardest, background = grid[int(bad.nonzero()[0, 0])].tolist()
         return f"at target cosine {target:.2f}, hardest negative {hardest:.2f}, background {background:.2f}"
@@ -70,6 +81,20 @@ def why_unusable(loss: Loss, *, num_classes: int = 10_000) -> str:
     if gradient[:, 0].min() > -SMALLEST:
         return "loss does not depend on the target cosine"
     return ""
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """A few thousand numbers gain nothing from a second thread, and waiting for it costs 40 times the work where other
+    processes keep its core busy."""
+    before = torch.get_num_threads()
+    if before > 1:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if before > 1:
+            torch.set_num_threads(before)
 
 
 @functools.cache

@@ -1,6 +1,8 @@
 """The controller's shell around the state machine, on a bare event loop: who waits, who dies, who gets the work."""
 
 import asyncio
+import gc
+import threading
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,9 @@ import pytest
 from ray.exceptions import RayActorError
 
 from lfs import controller as module
-from lfs.controller import MAX_BROKEN, Controller
+from lfs.controller import MAX_BROKEN, PROGRESS_PER_S, Controller
+from lfs.generation import OpenGeneration
+from lfs.messages import SearchState
 from lfs.run_store import RunStore
 from lfs.shares import Claim
 from search_space.errors import UserError
@@ -32,10 +36,12 @@ class Actor:
 
 
 @pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunStore:
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> RunStore:
     async def fetch(reference: Any) -> Any:
         return reference
 
+    if "collected" not in request.node.name:
+        monkeypatch.setattr(module, "leave_garbage", lambda: None)  # it is for a process of its own
     monkeypatch.setattr(module.ray, "put", lambda weights: weights)
     monkeypatch.setattr(module, "_fetch", fetch)
     store = RunStore(str(tmp_path / "run"))
@@ -90,6 +96,20 @@ def test_a_waiting_trainer_gets_a_dead_one_s_candidate_at_once(store: RunStore) 
     run(story())
 
 
+def test_many_trainers_send_progress_less_often(store: RunStore) -> None:
+    async def story() -> None:
+        store.write_config(config(warmup_generations=5, population_size=1000, num_workers=1000))
+        made = Controller(store.uri)
+        assert (await made.lease("a", "1", Actor())).progress_s == 2
+        waiting = [asyncio.create_task(made.lease(f"t{i}", "1", Actor())) for i in range(999)]
+        await settle()
+        assert (await made.lease("a", "2", Actor())).progress_s == 1000 / PROGRESS_PER_S == 10
+        for task in waiting:
+            task.cancel()
+
+    run(story())
+
+
 def test_a_new_process_under_an_old_name_gives_the_old_lease_back(store: RunStore) -> None:
     async def story() -> None:
         made = Controller(store.uri)
@@ -116,6 +136,33 @@ def test_a_closed_generation_is_committed_behind_the_next_and_reloaded_by_a_fres
         assert fresh.search.state == made.search.state
         assert [s["generation"] for s in (await fresh.status())["summaries"]] == [0, 1]
         assert (await fresh.lease("a", "1", actor)).action == lease.action
+
+    run(story())
+
+
+def test_while_a_generation_closes_others_are_answered_and_nobody_gets_work(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        made = Controller(store.uri)
+        lease = await made.lease("a", "1", Actor())
+        prepare, opened = made.search.prepare, threading.Event()
+
+        def slow(state: SearchState) -> OpenGeneration:
+            assert opened.wait(10)
+            return prepare(state)
+
+        monkeypatch.setattr(made.search, "prepare", slow)
+        report = made_report(made.search.space, lease, "a")
+        await made.report(report, [{}])
+        waiting = asyncio.create_task(made.lease("a", "1", Actor()))
+        await made.report(report, ["a late one"])
+        await asyncio.sleep(0.05)  # as long as it likes: nothing may come
+        assert not waiting.done()
+        status = await made.status()
+        assert (status["generation"], status["candidates"][0]["state"]) == (0, "done")
+        opened.set()
+        assert (await waiting).generation == 1
 
     run(story())
 
@@ -304,3 +351,27 @@ def test_deaths_of_all_before_the_first_candidate_end_the_search(store: RunStore
         assert (await made.status())["error"] == "ModuleNotFoundError: No module named 'lfs'"
 
     run(story())
+
+
+def test_long_lived_objects_are_collected_when_a_generation_closes_and_never_else(store: RunStore) -> None:
+    async def story() -> None:
+        made = Controller(store.uri)
+        full = []
+        gc.callbacks.append(lambda phase, info: full.append(info) if info["generation"] == 2 and phase == "stop" else 0)
+        try:
+            lease = await made.lease("a", "1", Actor())
+            keep = [[i] for i in range(300_000)]  # many times what would start a collection of the oldest
+            assert not full
+            await made.report(made_report(made.search.space, lease, "a"), [{}])
+            assert (await made.lease("a", "1", Actor())).generation == 1
+            assert len(full) == 1
+            del keep
+        finally:
+            gc.callbacks.pop()
+
+    before = gc.get_threshold()
+    try:
+        run(story())
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*before)

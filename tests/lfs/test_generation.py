@@ -261,6 +261,32 @@ def test_draws_that_are_no_usable_loss_are_drawn_again_and_counted() -> None:
     assert set(record.summary["winner_parameters"]) == set(record.summary["parameter_names"])
 
 
+def test_the_next_generation_can_be_prepared_beside_the_running_one() -> None:
+    beside, after = (Search(config(warmup_generations=0)) for _ in range(2))
+    for search in (beside, after):
+        for trainer in "abcd":
+            search.report(made_report(search.space, search.lease(trainer), trainer), trainer)
+    record = beside.close()
+    before = beside.actions.copy()
+    prepared = beside.prepare(record.state)
+    assert np.array_equal(beside.actions, before)
+    assert beside.lease("e").kind == "wait"
+    beside.advance(record, "base", prepared)
+    after.advance(after.close(), "base")
+    assert [beside.lease(t) for t in "abcd"] == [after.lease(t) for t in "abcd"]
+
+
+def test_a_stop_while_the_next_generation_is_prepared_takes_effect_before_it() -> None:
+    search = Search(config(warmup_generations=0, population_size=1))
+    search.report(made_report(search.space, search.lease("a"), "a"), "a")
+    record = search.close()
+    prepared = replace(search.prepare(record.state), error="no usable draws")
+    search.stop_requested = True
+    search.advance(record, "base", prepared)
+    assert search.lease("a").kind == "stop"
+    assert not search.error
+
+
 def test_a_space_without_usable_losses_stops_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lfs.generation.why_unusable", lambda loss: "never")
     search = Search(config(warmup_generations=0))

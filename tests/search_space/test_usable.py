@@ -15,9 +15,9 @@ from search_space.config import LossConfig, SpaceConfig
 from search_space.loss import Loss, LossContext
 from search_space.margins import LOSSES, grid_of, make_loss
 from search_space.modulation import log_odds
-from search_space.spaces import get_space
+from search_space.spaces import LossParameters, get_space
 from search_space.unified import PARAMETERS, Unified
-from search_space.usable import why_unusable
+from search_space.usable import fault_on_grid, why_unusable
 
 IDENTITY = (1.0,) * 6
 
@@ -53,8 +53,55 @@ def test_every_hand_crafted_loss_may_be_trained(name, scale, num_classes):
 @settings(max_examples=25, deadline=None)
 def test_every_action_of_a_clamped_space_may_be_trained(name, data):
     space = get_space(SpaceConfig(name=name, scale=data.draw(st.sampled_from([1.0, 32.0, 64.0, 350.0]))))
-    action = data.draw(st.lists(st.floats(-3, 3), min_size=space.dim, max_size=space.dim))
-    assert why_unusable(space.decode(action)) == ""
+    loss = space.decode(data.draw(st.lists(st.floats(-3, 3), min_size=space.dim, max_size=space.dim)))
+    assert why_unusable(loss) == fault_on_grid(loss) == ""
+
+
+ENDS = {
+    name: st.sampled_from([p.low, 0.99 * p.high, p.high]) | st.floats(p.low, p.high) for name, p in PARAMETERS.items()
+}
+SCALES = st.sampled_from([1.0, 350.0]) | st.floats(1, 350)
+
+
+@given(
+    values=st.fixed_dictionaries({**ENDS, "scale": SCALES, "adaptive": st.booleans(), "momentum": st.floats(0, 1)}),
+    num_classes=st.sampled_from([3, 4, 10_000, 10_000_000]),
+)
+@settings(max_examples=300, deadline=None)
+def test_what_is_proven_of_unified_losses_holds_on_the_grid(values, num_classes):
+    loss = Unified(**values)
+    if loss.proven_usable:
+        assert fault_on_grid(loss, num_classes=num_classes) == ""
+
+
+@given(
+    shift=st.lists(st.sampled_from([0.0, 1e6]) | st.floats(0, 1e6), min_size=1, max_size=12),
+    scale=SCALES,
+    num_classes=st.sampled_from([3, 4, 10_000, 10_000_000]),
+)
+@settings(max_examples=200, deadline=None)
+def test_what_is_proven_of_margins_holds_on_the_grid(shift, scale, num_classes):
+    loss = LossParameters(shift=tuple(shift), scale=scale)
+    assert loss.proven_usable
+    assert fault_on_grid(loss, num_classes=num_classes) == ""
+
+
+def test_what_is_not_proven_is_looked_at():
+    assert not Unified(curriculum=1.0).proven_usable
+    faint = LossParameters(shift=(0.0,), scale=1e-7)
+    assert not faint.proven_usable
+    assert why_unusable(faint) == "loss does not depend on the target cosine"
+
+
+def test_the_check_takes_one_thread_and_gives_the_others_back():
+    seen, before = [], torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert why_unusable(Made(target=lambda c: seen.append(torch.get_num_threads()) or c)) == ""
+        assert set(seen) == {1}
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(
