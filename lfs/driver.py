@@ -143,9 +143,18 @@ def ray_cluster(config: SearchConfig) -> Iterator[None]:
         hint = "is it running, and is its token in ~/.ray/auth_token or RAY_AUTH_TOKEN?" if address else "see ~/.ray"
         raise UserError(f"Ray at {address or 'this machine'} cannot be reached: {line}; {hint}") from None
     try:
+        log_errors_of_nodes()
         yield
     finally:
         ray.shutdown()
+
+
+def log_errors_of_nodes() -> None:
+    """Log what Ray says of its nodes (one died, and its stack), which it prints whatever `log_to_driver` says."""
+    from ray._private import worker  # there is no setting for it
+
+    log = logging.getLogger("ray.nodes")
+    worker.print_worker_logs = lambda data, *_, **__: log.warning("%s", "\n".join(data["lines"]))
 
 
 def joins(config: SearchConfig) -> str:
