@@ -161,8 +161,8 @@ def milliseconds(seconds: list[float]) -> dict[str, float]:
 def run(options: argparse.Namespace, folder: str) -> dict[str, Any]:
     """One search with simulated trainers; everything measured."""
     config = SearchConfig(
-        generations=options.generations, warmup_generations=0, population_size=options.population, num_workers=options.trainers,
-        space=SpaceConfig(name=options.space), storage=folder, name="load",
+        generations=options.generations, warmup_generations=0, population_size=options.population,
+        num_workers=options.trainers, space=SpaceConfig(name=options.space), storage=folder, name="load",
     )  # fmt: skip
     load = Load(
         arrival=options.arrival, hold_s=options.hold_s, spread=options.spread,

@@ -1,6 +1,7 @@
 """Ray, joined or started: its address, its token, and its console noise kept away from the user."""
 
 import contextlib
+import logging
 import os
 import socket
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ def ray_cluster(config: SearchConfig) -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     address = joins(config)
     with joined(address) if address else started(dashboard=config.dashboard):
+        log_errors_of_nodes()
         yield
 
 
@@ -72,6 +74,14 @@ def cannot_be_reached(where: str, hint: str) -> Iterator[None]:
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         line = str(error).strip().split("\n")[0]
         raise UserError(f"Ray at {where} cannot be reached: {line}; {hint}") from None
+
+
+def log_errors_of_nodes() -> None:
+    """Log what Ray says of its nodes (one died, and its stack), which it prints whatever `log_to_driver` says."""
+    from ray._private import worker  # there is no setting for it
+
+    log = logging.getLogger("ray.nodes")
+    worker.print_worker_logs = lambda data, *_, **__: log.warning("%s", "\n".join(data["lines"]))
 
 
 def joins(config: SearchConfig) -> str:

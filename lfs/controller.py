@@ -367,8 +367,9 @@ async def _fetch(reference: Any) -> Any:
 
 def start_controller(run_uri: str, name: str) -> Any:
     """Start the controller of a run on this node, under its name; it is restarted whenever its process dies."""
+    # Not soft: a soft wish of an actor without CPUs is granted on any node, whose loss would then cost a restart.
     here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
-        ray.get_runtime_context().get_node_id(), soft=True
+        ray.get_runtime_context().get_node_id(), soft=False
     )
     options = {"name": name, "namespace": NAMESPACE, "num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
     actor = ray.remote(Controller).options(**options, max_concurrency=10_000, scheduling_strategy=here)

@@ -147,3 +147,33 @@ def run_command(tmp_path: Path) -> Iterator[Callable[..., Command]]:
     yield start
     for command in started:
         command.clean()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The search on one trainer, left alone."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    arguments = (
+        "--config",
+        str(folder / "recipe.yaml"),
+        "--num-workers",
+        "1",
+        "--storage",
+        str(folder),
+        "--name",
+        "run",
+    )
+    command = Command(folder, "lfs.search", *arguments)
+    try:
+        assert command.wait() == 0, command.err.read_text()
+        out = command.out.read_text()
+        assert command.err.read_text() == ""
+        assert [line.split(":")[0] for line in out.splitlines() if line.startswith("generation ")][:4] == [
+            "generation 1/4 (warm-up)", "generation 2/4", "generation 3/4", "generation 4/4",
+        ]  # fmt: skip
+        assert "test: accuracy 0." in out
+        assert f"python -m lfs.results {folder}/run --candidates" in out
+    finally:
+        command.clean()
+    return folder / "run"
