@@ -25,7 +25,7 @@ from lfs.generation import DivergedError
 from lfs.outcomes import OUTCOME, CellOutcome, outcome_of, scores_file
 from lfs.quiet import interrupts, quiet_logs
 from lfs.room import alive_nodes, fit_workers, growth_of_cluster
-from lfs.run_store import RunStore, StorageError, session_name
+from lfs.run_store import RunStore, StorageError, session_name, under
 from lfs.serial import SerialRun
 from lfs.view import View
 from search_space.errors import UserError
@@ -146,8 +146,8 @@ def prepare(root: RunStore, cells: Mapping[str, SearchConfig]) -> dict[str, RunS
     """
     stores = {}
     for name, config in cells.items():
-        stores[name] = store = RunStore(f"{root.uri}/cells/{name}")
-        wanted = replace(config, name=name, storage=f"{root.uri}/cells")
+        stores[name] = store = RunStore(under(root.uri, "cells", name))
+        wanted = replace(config, name=name, storage=under(root.uri, "cells"))
         if not store.exists("config.yaml"):
             store.create(wanted)
             continue

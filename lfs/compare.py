@@ -18,7 +18,7 @@ from lfs.commands import FAILED, OK, run_command
 from lfs.config import SEED_STEP, AMLFSConfig, CompareConfig, SearchConfig
 from lfs.options import Parser, add_flags, build
 from lfs.outcomes import outcome_of
-from lfs.run_store import RunStore
+from lfs.run_store import RunStore, under
 from lfs.settings import changed, load_settings, save_settings
 from lfs.view import View, default_name
 from search_space.config import LossConfig, SpaceConfig
@@ -137,7 +137,7 @@ def frame_of(config: CompareConfig, root: RunStore) -> pd.DataFrame:
     """One row per finished cell."""
     rows = []
     for cell in cells_of(config):
-        outcome = outcome_of(RunStore(f"{root.uri}/cells/{cell.name}"))
+        outcome = outcome_of(RunStore(under(root.uri, "cells", cell.name)))
         if outcome is None:
             continue
         value = cell.parameters[0][1] if cell.parameters else float("nan")
@@ -170,7 +170,7 @@ def started(recipe: str, flags: dict[str, str], view: View) -> tuple[RunStore, C
 
     config: CompareConfig = build(CompareConfig, recipe or "builtin", flags)
     config = replace(config, name=config.name or default_name(f"compare-{Path(recipe or 'builtin').stem}"))
-    root = RunStore(f"{config.storage.rstrip('/')}/{config.name}")
+    root = RunStore(under(config.storage, config.name))
     root.require_absent()
     refuse_unused(config)
     check_rows(config)
@@ -295,7 +295,7 @@ def loss_pictures(root: RunStore, config: CompareConfig, num_classes: int) -> di
 
     pictures = {}
     for cell in cells_of(config):
-        store, name = RunStore(f"{root.uri}/cells/{cell.name}"), f"loss-{cell.name}.png"
+        store, name = RunStore(under(root.uri, "cells", cell.name)), f"loss-{cell.name}.png"
         if cell.searched and cell.seed == config.seeds[0] and outcome_of(store):
             losses = [(s["generation"] + 1, loss_from_dict(s["winner_loss"])) for s in store.summaries()]
             if losses:

@@ -15,7 +15,7 @@ from lfs.generation import fixed_losses
 from lfs.presence import Presence, controller_name
 from lfs.quiet import interrupts, quiet_logs
 from lfs.room import Room, alive_nodes, fit_workers, growth_of_cluster, said
-from lfs.run_store import RunStore
+from lfs.run_store import RunStore, under
 from lfs.view import View
 from lfs.watch import Watch
 from search_space.errors import UserError, require
@@ -80,7 +80,7 @@ def absolute(data: DataConfig) -> DataConfig:
 
 def new_run(config: SearchConfig, view: View) -> tuple[RunStore, SearchConfig]:
     """Check everything that can be known before a trainer starts, then make the run directory."""
-    store = RunStore(f"{config.storage.rstrip('/')}/{config.name}")
+    store = RunStore(under(config.storage, config.name))
     store.require_absent()
     config = resolve(config, view)
     check(config, view)

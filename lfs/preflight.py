@@ -10,7 +10,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from lfs import look
 from lfs.config import SearchConfig
 from lfs.room import Resources, fits_on
-from lfs.run_store import RunStore
+from lfs.run_store import RunStore, under
 from lfs.view import View
 from search_space.errors import UserError
 from trainers.config import DataConfig
@@ -37,7 +37,7 @@ def check_nodes(
     paths = [] if builtin_cache(config.data) else data_paths(config.data)  # a trainer makes what is built in
     expected = look.look(paths, "")
     try:
-        for node, found in zip(others, look_at(others, paths, f"{store.uri}/{MARK}"), strict=True):
+        for node, found in zip(others, look_at(others, paths, under(store.uri, MARK)), strict=True):
             where = f"node {node['NodeManagerAddress']}"
             if isinstance(found, Exception):  # it is going, or so busy that it will not get a trainer soon
                 view.warn(f"{where} does not answer and is not checked: {str(found).strip().splitlines()[0]}")

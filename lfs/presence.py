@@ -41,7 +41,7 @@ class Presence:
         except filelock.Timeout:
             facts = where(self.store) or {}
             by = f" by process {facts['pid']} on {facts['host']}" if facts else ""
-            attach = f"python -m lfs.status {self.store.name} --storage {os.path.dirname(self.store.uri)}"
+            attach = f"python -m lfs.status {self.store.shown}"
             raise UserError(f"run {self.store.uri} is worked on already{by}; watch it with {attach}") from None
         return self
 

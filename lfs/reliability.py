@@ -32,7 +32,7 @@ from lfs.config import ReliabilityConfig, SearchConfig
 from lfs.options import Parser, add_flags, build
 from lfs.outcomes import outcome_of
 from lfs.rank import Reliability, reliability
-from lfs.run_store import RunStore
+from lfs.run_store import RunStore, under
 from lfs.settings import changed, load_settings, save_settings
 from lfs.view import View, default_name
 from search_space.config import LossConfig, SpaceConfig
@@ -138,7 +138,7 @@ def plan(config: ReliabilityConfig, root: RunStore) -> Plan:
     elif begins:
         middle = list(losses.values())[len(losses) // 2]
         base = SearchConfig(**{**shared, "loss": middle, "generations": begins})
-    start = config.start or (f"{root.uri}/cells/{BASE}@{begins}" if base else "")
+    start = config.start or (f"{under(root.uri, 'cells', BASE)}@{begins}" if base else "")
     generations = {length: begins + round(length / step) - 1 for length in lengths}
     cells = {
         cell_name(loss, order): SearchConfig(**{
@@ -178,7 +178,7 @@ def scores_of(
     config: ReliabilityConfig, root: RunStore, loss: str, order: int, generation: int
 ) -> dict[str, outcomes.KeptScore] | None:
     """Scores of a loss in one order; None if they are not there."""
-    return outcomes.scores_of(RunStore(f"{root.uri}/cells/{cell_name(loss, order)}"), generation, config.metrics)
+    return outcomes.scores_of(RunStore(under(root.uri, "cells", cell_name(loss, order))), generation, config.metrics)
 
 
 def dropped(config: ReliabilityConfig, root: RunStore) -> list[str]:
@@ -186,7 +186,7 @@ def dropped(config: ReliabilityConfig, root: RunStore) -> list[str]:
     lines = []
     for loss in losses_of(config):
         for order in range(1, config.orders + 1):
-            outcome = outcome_of(RunStore(f"{root.uri}/cells/{cell_name(loss, order)}"))
+            outcome = outcome_of(RunStore(under(root.uri, "cells", cell_name(loss, order))))
             if outcome and outcome.diverged:
                 lines.append(f"{loss} diverged in order {order} and is left out: {outcome.reason}")
     return lines
@@ -220,7 +220,7 @@ def started(recipe: str, flags: dict[str, str], view: View) -> tuple[RunStore, R
 
     config = build(ReliabilityConfig, recipe or "builtin", flags)
     config = replace(config, name=config.name or default_name(f"reliability-{Path(recipe or 'builtin').stem}"))
-    root = RunStore(f"{config.storage.rstrip('/')}/{config.name}")
+    root = RunStore(under(config.storage, config.name))
     root.require_absent()
     losses_of(config)
     start = pinned(config.start) if config.start else ""
@@ -266,7 +266,7 @@ def train(root: RunStore, config: ReliabilityConfig, made: Plan, view: View, new
     scores = {"metrics": list(config.metrics), "generations": sorted(made.generations.values())}
     if made.base and not train_cells(root, config, {BASE: made.base}, view, new=new):
         return False
-    common = outcome_of(RunStore(f"{root.uri}/cells/{BASE}"))
+    common = outcome_of(RunStore(under(root.uri, "cells", BASE)))
     if common and common.diverged:
         raise UserError(f"the training of the common model diverged: {common.reason}")
     return train_cells(root, config, made.cells, view, scores, behind=made.behind, new=new and not made.base)

@@ -10,7 +10,7 @@ Examples:
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +142,17 @@ def show_run(store: RunStore, console: Console) -> None:
     if result:
         for line in score_lines(result["test"]):
             console.print(line)
+    events = store.events()
+    for event in events if len(events) > 1 else ():
+        console.print(event_line(event))
+
+
+def event_line(event: Mapping[str, Any]) -> str:
+    """Something that was done to a search: when, what, by whom."""
+    what = f"{event['action']} to {event['generations']}" if "generations" in event else event["action"]
+    who = event.get("by") or f"{event.get('host', '?')}, process {event.get('pid', '?')}"
+    when = f" in generation {event['generation']}" if "generation" in event else ""
+    return f"{event.get('time', '?')}  {what}{when}  ({who})"
 
 
 def main(argv: Sequence[str]) -> int:

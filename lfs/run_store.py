@@ -73,6 +73,12 @@ def open_root(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
     return pyarrow.fs.LocalFileSystem(), str(Path(uri).expanduser().resolve())
 
 
+def under(root: str, *parts: str) -> str:
+    """A place below a root; the options of a URI (`s3://bucket/runs?region=eu-west-1`) stay at its end."""
+    place, question, options = root.partition("?") if "://" in root else (root, "", "")
+    return "/".join((place.rstrip("/"), *parts)) + question + options
+
+
 def _first_line(error: BaseException) -> str:
     return str(error).strip().split("\n")[0]
 
@@ -119,7 +125,7 @@ class RunStore:
         Raises:
             UserError: it cannot be read, is cut off or holds something else.
         """
-        path = "/".join((self.uri, *parts))
+        path = under(self.uri, *parts)
         try:
             values = json.loads(self.read(*parts))
         except (OSError, ValueError) as error:
@@ -390,8 +396,7 @@ def find_runs(root: str) -> Iterator[RunStore]:
     folders = [
         i for i in filesystem.get_file_info(pyarrow.fs.FileSelector(path)) if i.type == pyarrow.fs.FileType.Directory
     ]
-    scheme = root.split("://")[0] + "://" if "://" in root else ""
-    stores = [(info.mtime or datetime.min, RunStore(f"{scheme}{info.path}")) for info in folders]
+    stores = [(info.mtime or datetime.min, RunStore(under(root, info.base_name))) for info in folders]
     for _, store in sorted(stores, key=lambda pair: pair[0], reverse=True):
         if store.exists("config.yaml"):
             yield store

@@ -112,6 +112,7 @@ def main(argv: Sequence[str]) -> int:
 
 def train(store: RunStore, view: View) -> int:
     """Train a run to its end, or until Ctrl-C."""
+    from lfs.presence import Presence
     from lfs.quiet import interrupts
     from lfs.serial import SerialRun
 
@@ -127,7 +128,7 @@ def train(store: RunStore, view: View) -> int:
         view.update(status)
 
     try:
-        with interrupts(run.stop_asked):
+        with Presence(store), interrupts(run.stop_asked):
             status = run.run(show)
     except KeyboardInterrupt:
         print(f"\nlfs.train: stopped at once; continue with --resume {store.shown}", file=sys.stderr)

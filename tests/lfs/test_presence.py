@@ -26,7 +26,7 @@ def test_a_second_driver_is_refused_while_the_first_lives(store: RunStore) -> No
         facts = where(store)
         assert facts is not None
         assert (facts["address"], facts["pid"]) == ("10.0.0.1:6379", os.getpid())
-        with pytest.raises(UserError, match=f"already by process {os.getpid()} on .*lfs.status run --storage"):
+        with pytest.raises(UserError, match=f"already by process {os.getpid()} on .*lfs.status {store.uri}"):
             Presence(store).__enter__()
     assert where(store) is None
     with Presence(store):

@@ -14,7 +14,7 @@ import pytest
 from lfs.config import SearchConfig
 from lfs.generation import Search
 from lfs.messages import GenerationRecord
-from lfs.run_store import RunStore, find_runs
+from lfs.run_store import RunStore, find_runs, under
 from search_space.errors import UserError
 from tests.lfs.fakes import config, drive
 
@@ -246,3 +246,10 @@ def test_a_damaged_result_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "result.json").write_text(text)
     with pytest.raises(UserError, match=r"result\.json: damaged: "):
         store.load_result()
+
+
+def test_a_place_below_a_uri_keeps_its_options_at_the_end() -> None:
+    assert under("s3://bucket/runs?region=eu-west-1", "a", "b") == "s3://bucket/runs/a/b?region=eu-west-1"
+    assert under("gs://bucket/runs/", "a") == "gs://bucket/runs/a"
+    assert under("runs/", "a") == "runs/a"
+    assert under("/odd?name", "a") == "/odd?name/a"
