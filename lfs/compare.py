@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from lfs.commands import FAILED, OK, run_command
-from lfs.config import SEED_STEP, AMLFSConfig, CompareConfig, SearchConfig
+from lfs.config import SEED_STEP, SHARED_CLUSTER, AMLFSConfig, CompareConfig, SearchConfig
 from lfs.options import Parser, add_flags, build
 from lfs.outcomes import outcome_of
 from lfs.run_store import RunStore, under
@@ -160,7 +160,7 @@ def parser() -> Parser:
     )
     made.add_argument("--config", metavar="RECIPE", default="", help="YAML file, or a name in configs/ [builtin]")
     made.add_argument("--resume", metavar="COMPARISON", default="", help="folder of a comparison to go on with")
-    add_flags(made, CompareConfig, but=("loss", "schedule", "mode", "seed"))
+    add_flags(made, CompareConfig, but=("loss", "schedule", "mode", "seed", *SHARED_CLUSTER))
     return made
 
 

@@ -10,10 +10,10 @@ from trainers.config import DataConfig, RewardConfig, TrainerConfig
 
 MODES = ("search", "random", "fixed")
 
-MAY_CHANGE_ON_RESUME = (
-    *("num_workers", "max_workers", "priority", "start_timeout_s"),
-    *("address", "generations", "dashboard"),
-)
+SHARED_CLUSTER = ("max_workers", "priority", "start_timeout_s")
+"""Settings of a search among others; comparisons and single trainings do without them."""
+
+MAY_CHANGE_ON_RESUME = ("num_workers", *SHARED_CLUSTER, "address", "generations", "dashboard")
 """Fields that a resumed search may be given anew: none of them changes what a generation computes."""
 
 

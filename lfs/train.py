@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lfs.commands import FAILED, OK, run_command
-from lfs.config import SearchConfig
+from lfs.config import SHARED_CLUSTER, SearchConfig
 from lfs.options import Parser, add_flags, build, checked, overlay
 from lfs.run_store import RunStore
 from lfs.search import resumed
@@ -25,7 +25,7 @@ from search_space.errors import UserError
 from search_space.margins import LOSSES
 
 NOT_HERE = (
-    "mode", "warmup_generations", "population_size", "num_workers", "cpus_per_worker", "gpus_per_worker", "address",
+    *SHARED_CLUSTER, "mode", "warmup_generations", "population_size", "num_workers", "cpus_per_worker", "gpus_per_worker", "address",
     "dashboard", "schedule", "loss.name", "space", "policy",
 )  # fmt: skip
 """Settings that only a search has."""
