@@ -37,6 +37,8 @@ PROGRESS_PER_S = 100.0
 FETCH_S = 600.0
 """A winner's weights that take longer than this to fetch count as lost."""
 MAX_BROKEN = 3
+MAX_CALLS = 100_000
+"""At once; a trainer that waits for work is one."""
 NEVER = 2**31 - 1
 logger = logging.getLogger(__name__)
 
@@ -233,5 +235,5 @@ def start_controller(run_uri: str, name: str) -> Any:
         ray.get_runtime_context().get_node_id(), soft=True
     )
     options = {"name": name, "namespace": NAMESPACE, "num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
-    actor = ray.remote(Controller).options(**options, max_concurrency=10_000, scheduling_strategy=here)
+    actor = ray.remote(Controller).options(**options, max_concurrency=MAX_CALLS, scheduling_strategy=here)
     return actor.remote(run_uri)
