@@ -32,7 +32,7 @@ import numpy as np
 import ray
 
 import lfs.controller
-from benchmarks.fleet import LAG_S, Fleet, Load
+from benchmarks.fleet import LAG_S, MIB, Fleet, Load
 from lfs.config import SearchConfig
 from lfs.controller import Controller, start_controller
 from lfs.generation import Search
@@ -294,7 +294,8 @@ def main() -> None:
     os.environ.setdefault(NICENESS, "0")
     with tempfile.TemporaryDirectory() as folder:
         ray.init(
-            "local", include_dashboard=False, log_to_driver=False, namespace="lfs", object_store_memory=2**30
+            "local", include_dashboard=False, log_to_driver=False, namespace="lfs",
+            object_store_memory=int(2 * options.trainers * options.weights_mib * MIB + 2**28),
         )  # fmt: skip
         try:
             result = run(options, folder)

@@ -20,6 +20,8 @@ from lfs.trainable import phase
 
 MIB = 2**20
 LAG_S = 0.005
+PUT_S = 2.0
+"""Before a candidate's end, within which its weights are put: a real trainer's process puts one, not hundreds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +100,10 @@ class Fleet:
             if lease.kind != "train":
                 continue
             self.leases.append((lease.generation, asked, time.monotonic()))
-            await self._hold(number, await self._until(lease, chance), lease.progress_s)
+            until = await self._until(lease, chance)
+            await self._hold(number, until - PUT_S * chance.random(), lease.progress_s)
             weights = ray.put(self.weights)
+            await asyncio.sleep(until - time.monotonic())
             report = made_report(lease, name, chance, self.load.num_replicates)
             sent = time.monotonic()
             await self.controller.report.remote(report, [weights])

@@ -49,6 +49,8 @@ ACTIONS = {
     "extend": "it goes on to so many generations",
 }
 """What a user may do to a running search."""
+MAX_CALLS = 100_000
+"""At once; a trainer that waits for work is one."""
 NEVER = 2**31 - 1
 logger = logging.getLogger(__name__)
 
@@ -372,5 +374,5 @@ def start_controller(run_uri: str, name: str) -> Any:
         ray.get_runtime_context().get_node_id(), soft=False
     )
     options = {"name": name, "namespace": NAMESPACE, "num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
-    actor = ray.remote(Controller).options(**options, max_concurrency=10_000, scheduling_strategy=here)
+    actor = ray.remote(Controller).options(**options, max_concurrency=MAX_CALLS, scheduling_strategy=here)
     return actor.remote(run_uri)

@@ -25,7 +25,8 @@ from search_space.errors import UserError
 from search_space.margins import LOSSES
 
 NOT_HERE = (
-    *SHARED_CLUSTER, "mode", "warmup_generations", "population_size", "num_workers", "cpus_per_worker", "gpus_per_worker", "address",
+    *SHARED_CLUSTER, "mode", "warmup_generations", "population_size", "num_workers", "cpus_per_worker",
+    "gpus_per_worker", "address",
     "dashboard", "schedule", "loss.name", "space", "policy",
 )  # fmt: skip
 """Settings that only a search has."""
