@@ -25,7 +25,7 @@ def why_not() -> str:
         return f"{', '.join(missing)} not installed"
     if os.geteuid():
         return "namespaces need root"
-    probe = "mount -t tmpfs t /mnt && mkdir /mnt/a /mnt/b && ip link add b type bridge && "
+    probe = "mount -t tmpfs t /mnt && mkdir /mnt/a /mnt/b && ip link add probe type bridge && "
     probe += "mount -t overlay o -o lowerdir=/tmp,upperdir=/mnt/a,workdir=/mnt/b /tmp"
     done = subprocess.run(
         ["unshare", "--mount", "--net", "sh", "-c", probe], capture_output=True, text=True, check=False
