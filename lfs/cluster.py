@@ -20,11 +20,9 @@ from typing import Any
 import click
 import yaml
 
-from lfs import search
 from lfs.commands import OK, run_command
 from lfs.config import MAY_CHANGE_ON_RESUME
 from lfs.options import Parser, Tree, flag, line_of, read_recipe
-from lfs.run_store import RunStore
 from search_space.errors import UserError, require
 
 PLACEHOLDER = re.compile(r"<[A-Z][A-Z0-9_]*>")
@@ -200,12 +198,15 @@ def log_in(file: str, config: dict[str, Any], node: yaml.Node | None) -> str:
     if "denied" in said[0]:
         line = line_of(node, ("auth", "ssh_private_key"))
         raise UserError(f"{file}, line {line}: head {head} does not let {user} in with key {key}: {said[0]}")
-    line = line_of(node, ("provider", "external_head_ip")) or line_of(node, ("provider", "head_ip"))
+    line = line_of(node, ("provider", "external_head_ip" if "external_head_ip" in provider else "head_ip"))
     raise UserError(f"{file}, line {line}: head {head} cannot be used: {said[0].removeprefix('ssh: ')}")
 
 
 def start(argv: Sequence[str]) -> int:
     """`lfs.search`, or `lfs.search --resume` where its run is there: one command for first and further tries."""
+    from lfs import search  # with torch, which a check does not need
+    from lfs.run_store import RunStore
+
     flags = vars(search.parser().parse_args(argv))
     require(bool(flags.get("name")) and bool(flags.get("storage")), "start needs --name and --storage", list(argv))
     run = f"{flags['storage'].rstrip('/')}/{flags['name']}"
