@@ -9,7 +9,7 @@
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
 #SBATCH --cpus-per-task=16
-#SBATCH --gpus-per-node=1
+#SBATCH --gpus-per-node=1  # leave the line out for nodes without
 #SBATCH --time=24:00:00
 #SBATCH --signal=B:TERM@600
 #SBATCH --requeue

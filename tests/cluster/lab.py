@@ -20,6 +20,8 @@ SSHD = "AuthorizedKeysFile .ssh/authorized_keys\nPasswordAuthentication no\nUseP
 
 def why_not() -> str:
     """What this machine lacks for namespaces with sshd; empty: nothing."""
+    if any(path.is_relative_to(hidden) for path in (ROOT, Path(sys.prefix)) for hidden in ("/mnt", "/run")):
+        return "the hosts have a /mnt and a /run of their own: the checkout and its environment must be elsewhere"
     missing = [tool for tool in TOOLS if not shutil.which(tool)]
     if missing:
         return f"{', '.join(missing)} not installed"

@@ -58,6 +58,7 @@ def test_from_ray_up_to_ray_down(lab: Lab) -> None:
     (lab.folder / "local.yaml").write_text(filled("local.yaml", VALUES))
     up = lab.run("ray", "up", "-y", FILE, timeout_s=300)
     assert up.returncode == 0, up.stdout + up.stderr
+    until(lambda: any("raylet" in line for line in lab.processes("worker")), "a raylet on the worker")
     until(
         lambda: "2 local.cluster.node" in lab.run("ray", "exec", FILE, "ray status").stdout, "both nodes in the cluster"
     )
@@ -66,8 +67,8 @@ def test_from_ray_up_to_ray_down(lab: Lab) -> None:
         assert token.read_bytes() == (lab.folder / "homes/laptop/.ray/auth_token").read_bytes() != token_outside
         assert token.stat().st_mode & 0o777 == 0o600
 
-    settings = ("--config", "/mnt/shared/tiny.yaml", "--num-workers", "4", "--storage", "/mnt/shared/runs")
-    submit = ("ray", "submit", FILE, "cluster/search.py", "--", *settings, "--name")
+    settings = ("--config", "/mnt/shared/tiny.yaml", "--storage", "/mnt/shared/runs", "--num-workers")
+    submit = ("ray", "submit", FILE, "cluster/search.py", "--", *settings, "4", "--name")
     done = lab.run(*submit, "submitted")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "4 trainer(s) of 1 CPU fit" in done.stdout  # two per node: both are in it, with the token
@@ -84,7 +85,7 @@ def test_from_ray_up_to_ray_down(lab: Lab) -> None:
     tunnel = lab.start("dashboard.log", "ray", "dashboard", FILE)
     until(lambda: lab.run("python", "-c", LISTENS).returncode == 0, "the dashboard on the laptop's loopback")
     job = ("ray", "job", "submit", "--address", "http://127.0.0.1:8265", "--working-dir", ".")
-    job += ("--", "python", "-m", "lfs.search", *settings, "--name", "job")
+    job += ("--", "python", "-m", "lfs.search", *settings, "2", "--name", "job")
     done = lab.run(*job)
     assert done.returncode != 0
     assert "Missing authentication token" in done.stderr  # the README says to export RAY_AUTH_MODE
