@@ -24,14 +24,16 @@ def add_places(parser: argparse.ArgumentParser) -> None:
 
 
 def addresses(address: str, storage: str) -> dict[str, bool]:
-    """Clusters to look in, and whether the user named them (else what a run announced, which may be gone)."""
+    """Clusters to look in, and whether the user named them: else what runs announced, which may be gone, or if none did
+    the cluster that this machine is part of, if any.
+    """
     named = address or os.environ.get("RAY_ADDRESS", "")
     found = {named: True} if named else {}
     with contextlib.suppress(UserError):  # no such folder
         for store in find_runs(storage):
             if facts := where(store):
                 found.setdefault(facts["address"], False)
-    return found
+    return found or {"auto": False}
 
 
 @contextlib.contextmanager
@@ -77,5 +79,6 @@ def controller_of(search: str, address: str, storage: str) -> Iterator[Any]:
             if name in found:
                 yield found[name]
                 return
-    looked = ", ".join(places) or f"no cluster (no run in {storage} is worked on)"
-    raise UserError(f"no running search {name!r}: looked in {looked}; python -m lfs.status lists them, see --address")
+    looked = ", ".join("this machine's cluster" if place == "auto" else place for place in places)
+    hint = f"no run in {storage} is worked on; see --storage and --address" if "auto" in places else "see --address"
+    raise UserError(f"no running search {name!r}: looked in {looked}; {hint}")

@@ -80,9 +80,7 @@ class Watch:
         try:
             if self.stop_asked.is_set():
                 self._ask_to_stop()
-            if time.monotonic() - self._shared_at >= SHARE_S:
-                self._shared_at = time.monotonic()
-                self.share()
+            self._share()
             self.status = ray.get(self.controller.status.remote(), timeout=30)
             if self.status["finished"]:
                 self.over.set()
@@ -94,6 +92,15 @@ class Watch:
         except ray.exceptions.RayError:
             logger.warning("the controller does not answer")
         self.looks += 1
+
+    def _share(self) -> None:
+        """Now and then; what cannot be asked now is asked the next time."""
+        if time.monotonic() - self._shared_at >= SHARE_S:
+            self._shared_at = time.monotonic()
+            try:
+                self.share()
+            except Exception:  # Ray's own view of its nodes and autoscaler fails in many ways
+                logger.warning("the cluster cannot be divided now", exc_info=True)
 
     def _ask_to_stop(self) -> None:
         import ray
