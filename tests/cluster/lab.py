@@ -3,6 +3,7 @@
 What a host has of its own: processes, an address, a home, /tmp, /run, /dev/shm. What all have: /mnt/shared, as by NFS.
 """
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -22,6 +23,8 @@ def why_not() -> str:
     """What this machine lacks for namespaces with sshd; empty: nothing."""
     if any(path.is_relative_to(hidden) for path in (ROOT, Path(sys.prefix)) for hidden in ("/mnt", "/run")):
         return "the hosts have a /mnt and a /run of their own: the checkout and its environment must be elsewhere"
+    if importlib.util.find_spec("aiohttp") is None:
+        return "ray[default] is not installed, which setup.cfg asks for"
     missing = [tool for tool in TOOLS if not shutil.which(tool)]
     if missing:
         return f"{', '.join(missing)} not installed"
@@ -96,7 +99,7 @@ class Lab:
         environment = ["env", "-i", *(f"{name}={value}" for name, value in variables.items())]
         return ["nsenter", "-t", first, "-m", "-n", "-p", f"--wdns={ROOT}", *environment, *command]
 
-    def run(self, *command: str, timeout_s: float = 120) -> "subprocess.CompletedProcess[str]":
+    def run(self, *command: str, timeout_s: float = 240) -> "subprocess.CompletedProcess[str]":
         """Run a command on the laptop, in the checkout."""
         return subprocess.run(
             self.command(*command),
