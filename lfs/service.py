@@ -33,7 +33,14 @@ def addresses(address: str, storage: str) -> dict[str, bool]:
         for store in find_runs(storage):
             if facts := where(store):
                 found.setdefault(facts["address"], False)
-    return found or {"auto": False}
+    return found or {local: False for local in [address_of_this_machine()] if local}
+
+
+def address_of_this_machine() -> str:
+    """The cluster that was last started here or that this machine joined, which may be gone; empty: none."""
+    from ray._private.utils import read_ray_address
+
+    return read_ray_address() or ""
 
 
 @contextlib.contextmanager
@@ -79,6 +86,5 @@ def controller_of(search: str, address: str, storage: str) -> Iterator[Any]:
             if name in found:
                 yield found[name]
                 return
-    looked = ", ".join("this machine's cluster" if place == "auto" else place for place in places)
-    hint = f"no run in {storage} is worked on; see --storage and --address" if "auto" in places else "see --address"
-    raise UserError(f"no running search {name!r}: looked in {looked}; {hint}")
+    looked = ", ".join(places) or f"no cluster (no run in {storage} is worked on)"
+    raise UserError(f"no running search {name!r}: looked in {looked}; see --storage and --address")

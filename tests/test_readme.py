@@ -11,8 +11,6 @@ from lfs.options import RECIPES, Parser
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMING = ("lfs.status", "lfs.control")
-"""Commands that may not be there yet."""
 COMMANDS = sorted(set(re.findall(r"python -m (lfs\.\w+[^\n`#|&]*)", README + (ROOT / "cluster/README.md").read_text())))
 
 
@@ -38,8 +36,6 @@ def test_ci_runs_the_second_command_as_it_stands() -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_parse(command: str) -> None:
     module, *arguments = shlex.split(command)
-    if module in COMING and importlib.util.find_spec(module) is None:
-        pytest.skip(f"{module} is not there yet")
     made: Parser = importlib.import_module(module).parser()
     made.parse_args(arguments)
 
