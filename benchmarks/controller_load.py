@@ -35,7 +35,6 @@ import lfs.controller
 from benchmarks.fleet import LAG_S, MIB, Fleet, Load
 from lfs.config import SearchConfig
 from lfs.controller import Controller, start_controller
-from lfs.generation import Search
 from lfs.messages import GenerationRecord, Report
 from lfs.run_store import RunStore
 from search_space.config import SpaceConfig
@@ -208,14 +207,12 @@ def evaluate(measured: dict[str, Any], seen: list[dict[str, Any]], options: argp
     marks = measured["marks"]
     leases = [lease for fleet in seen for lease in fleet["leases"]]
     reports = [report for fleet in seen for report in fleet["reports"]]
-    waited = [(g, asked) for g, asked, _ in leases if asked < marks[g]["opened"]]
     return {
         "lease_ms": milliseconds([got - asked for g, asked, got in leases if asked >= marks[g]["opened"]]),
         "lease_at_opening_ms": milliseconds(
             [got - marks[g]["opened"] for g, a, got in leases if a < marks[g]["opened"]]
         ),
         "report_ms": milliseconds([got - sent for _, sent, got in reports]),
-        "num_waited": len(waited),
         "loop_lag_ms": milliseconds(measured["lags_s"]),
         "trainers_lag_ms": milliseconds([lag for fleet in seen for lag in fleet["lags_s"]]),
         "garbage_ms": milliseconds(measured["collections_s"]),
@@ -247,14 +244,6 @@ def cpu_per_call(marks: dict[int, dict[str, float]], options: argparse.Namespace
     lease = [(m["cpu at last lease"] - m["cpu at opening"]) / options.population for m in last]
     report = [(m["cpu at last report"] - m["cpu at first report"]) / options.population for m in last]
     return {"lease": float(np.median(lease)), "report": float(np.median(report))}
-
-
-def sampling_cost(space: str, population: int) -> dict[str, float]:
-    """Seconds to open a generation in this process, and to decide nothing else."""
-    search = Search(SearchConfig(warmup_generations=0, population_size=population, space=SpaceConfig(name=space)))
-    began = time.perf_counter()
-    search.prepare(search.state)
-    return {"prepare_s": time.perf_counter() - began, "population": population}
 
 
 def show(result: dict[str, Any]) -> None:

@@ -261,9 +261,7 @@ def read_costs(measured: dict[str, Any], tune: dict[str, Any], options: argparse
 
 def report(costs: Costs, options: argparse.Namespace) -> str:
     """Tables as Markdown: what each size gives, and where each resource bends."""
-    lines = [
-        "| training | trainers | utilisation | report p99 | lease p99 | controller busy | a generation is longer by |"
-    ]
+    lines = ["| training | trainers | utilisation | report p99 | lease p99 | controller busy | each alone adds |"]
     lines += ["|" + "---|" * 7]
     bends: dict[str, dict[str, str]] = {}
     for minutes in options.minutes:
