@@ -66,6 +66,7 @@ def test_the_winner_crosses_the_border_of_a_host_once_a_generation(
         assert winners <= total[host][0] / winner_bytes < 1.5 * (winners + 1), (total, winner_bytes)
     out = sum(total[host][1] for host in workers)
     assert 6 <= out / winner_bytes < 1.5 * 6, (total, winner_bytes)
+    assert total[0][0] / winner_bytes >= 6, "the controller is not where the driver is"
 
 
 def test_a_host_that_is_cut_off_in_the_middle_and_comes_back_changes_nothing(
