@@ -57,9 +57,7 @@ def test_the_winner_crosses_the_border_of_a_host_once_a_generation(
         total = hosts.traffic()
     winner_bytes = (run / "generations" / "000001" / "winner.safetensors").stat().st_size
     for host in workers:
-        rows = [
-            row for row in trained(run, hosts.ip(host)) if row["generation"] > 0
-        ]  # the first has no winner before it
+        rows = [row for row in trained(run, hosts.ip(host)) if row["generation"] > 0]  # no winner before the first
         assert len({row["pid"] for row in rows}) == 2, "a host on which less than two trainers worked shows nothing"
         winners = len({row["generation"] for row in rows})
         # One more where the final test was. Half a winner a generation is for all that Ray itself has to say.
