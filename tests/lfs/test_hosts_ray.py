@@ -57,15 +57,14 @@ def test_the_winner_crosses_the_border_of_a_host_once_a_generation(
         total = hosts.traffic()
     winner_bytes = (run / "generations" / "000001" / "winner.safetensors").stat().st_size
     for host in workers:
-        rows = [
-            row for row in trained(run, hosts.ip(host)) if row["generation"] > 0
-        ]  # the first has no winner before it
+        rows = [row for row in trained(run, hosts.ip(host)) if row["generation"] > 0]  # no winner before the first
         assert len({row["pid"] for row in rows}) == 2, "a host on which less than two trainers worked shows nothing"
         winners = len({row["generation"] for row in rows})
         # One more where the final test was. Half a winner a generation is for all that Ray itself has to say.
         assert winners <= total[host][0] / winner_bytes < 1.5 * (winners + 1), (total, winner_bytes)
     out = sum(total[host][1] for host in workers)
     assert 6 <= out / winner_bytes < 1.5 * 6, (total, winner_bytes)
+    assert total[0][0] / winner_bytes >= 6, "the controller is not where the driver is"
 
 
 def test_a_host_that_is_cut_off_in_the_middle_and_comes_back_changes_nothing(
