@@ -39,20 +39,18 @@ def say(run_command: Start) -> Callable[..., str]:
     return run
 
 
-def wait_for(what: Callable[[], Any], timeout_s: float = 90) -> Any:
-    """Until something is true."""
+def wait_for(expected: Any, look: Callable[[], Any], timeout_s: float = 150) -> None:
+    """Until a look finds what is expected."""
     deadline = time.monotonic() + timeout_s
-    while not (found := what()):
-        assert time.monotonic() < deadline, what
-        time.sleep(0.2)
-    return found
+    while (found := look()) != expected:
+        assert time.monotonic() < deadline, f"expected {expected}, found {found}"
 
 
 def test_two_searches_share_a_cluster_and_one_is_paused_resumed_extended_and_watched(
     cluster: str, run_command: Start, say: Callable[..., str], recipe_file: Callable[..., str], tmp_path: Path
 ) -> None:
     runs = str(tmp_path / "runs")
-    place = ("--config", recipe_file(generations=40), "--storage", runs, "--num-workers", "2", "--address", cluster)
+    place = ("--config", recipe_file(generations=400), "--storage", runs, "--num-workers", "2", "--address", cluster)
     where = ("--address", cluster, "--storage", runs)
     out = say("lfs.search", *place, "--name", "first", "--detach")
     assert "asked for 2 CPU; the cluster has 2 CPU on 1 node(s)" not in out  # said by the driver, in its file
@@ -71,31 +69,31 @@ def test_two_searches_share_a_cluster_and_one_is_paused_resumed_extended_and_wat
     assert "no running search 'second'" in say("lfs.control", "pause", "second", *where, code=1)
     assert "extend needs it" in say("lfs.control", "extend", "first", *where, code=1)
 
-    second = run_command("lfs.search", *place, "--name", "second", "--generations", "2")
-    wait_for(lambda: "paused" in status_line(say, "first", where))
-    assert second.wait() == 0, second.err.read_text()  # on a cluster that the first one has made room on
+    second = run_command("lfs.search", *place, "--name", "second")
+    wait_for({"first": "0 of 0", "second": "2 of 2"}, lambda: trainers(say, where))
     stood = len(first.committed())
-    last = stood + 2
-    say("lfs.control", "extend", "first", "--generations", str(last), *where)
+    last = stood + 3
     say("lfs.control", "resume", first.uri, *where)
+    wait_for({"first": "1 of 1", "second": "1 of 1"}, lambda: trainers(say, where))
+    say("lfs.control", "stop", "second", "--now", *where)
+    assert second.wait() == 0, second.err.read_text()
+    assert "continue with python -m lfs.search --resume" in second.out.read_text()
+    wait_for({"first": "2 of 2"}, lambda: trainers(say, where))
+    last = max(last, len(first.committed()) + 3)
+    say("lfs.control", "extend", "first", "--generations", str(last), *where)
     watched = say("lfs.status", "first", *where)
     assert watched.splitlines()[0].startswith(f"first ({first.uri}), ")
     assert f"generation {last}/{last}: best" in watched
     assert "test: accuracy" in watched
-    assert "no search is running" in wait_for(lambda: gone(say, where))
-    assert [event["action"] for event in first.events()] == ["start", "pause", "extend", "resume"]
+    wait_for({}, lambda: trainers(say, where))
+    assert [event["action"] for event in first.events()] == ["start", "pause", "resume", "extend"]
     assert first.load_config().generations == last
     alone = run_command("lfs.search", *place[:4], "--generations", str(last), "--name", "alone", "--num-workers", "1")
     assert alone.wait() == 0, alone.err.read_text()
     assert digest(Path(first.path)) == digest(tmp_path / "runs" / "alone")
 
 
-def status_line(say: Callable[..., str], name: str, where: tuple[str, ...]) -> str:
-    """A search's line in the listing."""
-    return next((line for line in say("lfs.status", *where).splitlines() if line.startswith(name)), "")
-
-
-def gone(say: Callable[..., str], where: tuple[str, ...]) -> str:
-    """The listing once it is empty."""
-    text = say("lfs.status", *where)
-    return text if "no search is running" in text else ""
+def trainers(say: Callable[..., str], where: tuple[str, ...]) -> dict[str, str]:
+    """Trainers of each running search, and how many it is to have."""
+    lines = say("lfs.status", *where).splitlines()[1:]
+    return {line.split()[0]: re.findall(r"\d+ of \d+", line)[0] for line in lines}
