@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from search_space.am_lfs import AMLFS
+from search_space.class_products import Cosines
 from search_space.config import MAX_SCALE, SpaceConfig
 from search_space.errors import UserError, require
 from search_space.loss import Loss, LossContext, register_loss
@@ -49,7 +50,7 @@ class LossParameters(Loss):
     def parameters(self) -> dict[str, float]:
         return dict(zip(_margin_names(len(self.shift)), self.margins, strict=True))
 
-    def per_sample(self, cosines: Tensor, target: Tensor, context: LossContext | None = None) -> Tensor:
+    def per_sample(self, cosines: Cosines, target: Tensor, context: LossContext | None = None) -> Tensor:
         return -functional.logsigmoid(shifted(log_odds(cosines, target, scale=self.scale), self.shift))
 
 

@@ -264,8 +264,8 @@ class CandidateTrainer:
             )  # [batch, classes]
             if not loss.needs_context:
                 return loss(products, target)
-            norms, class_norms = embeddings.float().norm(dim=1), head.weight.float().norm(dim=1)
-            context = LossContext(norms=norms, class_norms=class_norms, step=step, seed=seed, state=state)
+            norms, target_norms = embeddings.float().norm(dim=1), head.weight.float().norm(dim=1)[target]
+            context = LossContext(norms=norms, target_norms=target_norms, step=step, seed=seed, state=state)
             return loss(products, target, context)
 
         return loss_of
