@@ -106,7 +106,7 @@ class ClassSampler:
         if (momentum := self._momentum()) is not None:
             momentum.index_copy_(0, index, state["momentum_buffer"])
         self._group["params"] = []
-        self._taken = None
+        self._taken = sample.grad = None  # whoever still has the sample need not keep its gradient
 
     def _momentum(self) -> Tensor | None:
         buffer: Tensor | None = (
