@@ -84,7 +84,8 @@ class ClassSampler:
             step: steps since the start of training.
             seed: the sample depends on it, on `step` and on the shard; and on the targets.
         """
-        assert self._taken is None, "the rows of the last step were not given back"
+        if self._taken is not None:  # a step that failed half-way: its rows stay as they were before it
+            self._optimizer.state.pop(self._taken[1], None)
         rows = np.unique(target.cpu().numpy()) - self._first
         positives = rows[(rows >= 0) & (rows < len(self._weight))]
         taken = sampled_rows(positives, len(self._weight), self._rate, seed=seed, step=step, rank=self._rank)

@@ -162,6 +162,19 @@ def test_a_step_that_the_optimizer_leaves_out_changes_nothing():
     assert torch.equal(optimizer.state[head.weight]["momentum_buffer"], before[1])
 
 
+def test_a_step_that_fails_leaves_nothing_behind():
+    head, optimizer, sampler = made(0.3)
+    before = head.weight.detach().clone()
+    failed = sampler.take(torch.tensor([3]), 0, 5)
+    with torch.no_grad():
+        failed.weight.fill_(7)
+    again = sampler.take(torch.tensor([3]), 0, 5)
+    assert torch.equal(again.weight, before[failed.classes])
+    sampler.give_back()
+    assert torch.equal(head.weight, before)
+    assert set(optimizer.state) == {head.weight}
+
+
 def test_a_skipped_step_of_the_scaler_changes_nothing():
     head, optimizer, sampler = made(0.3)
     before = head.weight.detach().clone()
