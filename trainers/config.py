@@ -141,6 +141,13 @@ class TrainerConfig:
     generation_unit: str = "epochs"
     """`epochs` or `steps`."""
 
+    head_chunk: int = 0
+    """Classes whose cosines are held at a time, made again in backward, so that a large head needs less memory; 8192 is
+    a good number. 0: the cosines of all classes are held."""
+
+    sample_rate: float = 1.0
+    """Share of the classes that take part in a step: those of the batch, and others at random (Partial FC). 1: all."""
+
     average: float = 0.0
     """Share of a generation, at its end, over whose steps the backbone's weights are averaged into the model that is
     validated and tested; training goes on from the weights themselves. 0: these are validated."""
@@ -168,6 +175,8 @@ class TrainerConfig:
         )
         whole = self.generation_unit == "epochs" or float(self.generation_length).is_integer()
         require(whole, "generation_length in steps must be a whole number", self.generation_length)
+        require(self.head_chunk >= 0, "head_chunk must be >= 0 (0: all classes)", self.head_chunk)
+        require(0 < self.sample_rate <= 1, "sample_rate must be in (0, 1]", self.sample_rate)
         require(0 <= self.average <= 1, "average must be in [0, 1]", self.average)
         require(self.amp in ("auto", "off", "bf16", "fp16"), "amp must be one of auto, off, bf16, fp16", self.amp)
         for name in ("embedding_dim", "batch_size", "num_threads"):

@@ -12,11 +12,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from search_space.class_products import ClassProducts, Cosines
 from search_space.errors import UserError
 from search_space.loss import Loss, LossContext
 from trainers.average import RunningMean
 from trainers.backbones import build_backbone
 from trainers.candidate import Candidate, CandidateResult, Weights
+from trainers.class_sampler import ClassSampler, SampledClasses
 from trainers.config import DataConfig, RewardConfig, TrainerConfig
 from trainers.data.decode import normalise
 from trainers.data.sets import TrainingSet
@@ -80,6 +82,7 @@ class CandidateTrainer:
         if trainer.channels_last:
             self._model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._optimizer = _sgd(self._model, trainer)
+        self._sampler = self._class_sampler()
         self._slots: dict[str, Tensor] = self._model.state_dict()
         self._input: Tensor | None = None
         self._momentum = _momentum_buffers(self._model, self._optimizer) if trainer.momentum else {}
@@ -236,8 +239,11 @@ class CandidateTrainer:
             for done, (images, target) in enumerate(batches, start=1):
                 step = start + done - 1
                 self._set_rate(learning_rate(step, self.config, self._steps_per_epoch))
-                loss_of = self._loss_of(candidate.loss, state, step, seed)
+                sample = self._sampler.take(target, step, seed) if self._sampler else None
+                loss_of = self._loss_of(candidate.loss, state, step, seed, sample)
                 losses[done - 1] = self._step(images, target, loss_of, scaler)
+                if self._sampler:
+                    self._sampler.give_back()
                 average.add(done)
                 if progress:
                     progress(done, steps)
@@ -254,18 +260,35 @@ class CandidateTrainer:
         for group in self._optimizer.param_groups:
             group["lr"] = rate
 
-    def _loss_of(self, loss: Loss, state: dict[str, Tensor], step: int, seed: int) -> BatchLoss:
+    def _class_sampler(self) -> ClassSampler | None:
+        head = cast(CosineHead, self._model["head"])
+        rate = self.config.sample_rate
+        return ClassSampler(head.weight, self._optimizer, rate=rate) if rate < 1 else None
+
+    def _loss_of(
+        self, loss: Loss, state: dict[str, Tensor], step: int, seed: int, sample: SampledClasses | None
+    ) -> BatchLoss:
         """The loss of a batch as a function of its embeddings [batch, dim] and target [batch]."""
         head = cast(CosineHead, self._model["head"])
 
+        left, right, chunk = loss.normalise_embedding, loss.normalise_weight, self.config.head_chunk
+
         def loss_of(embeddings: Tensor, target: Tensor) -> Tensor:
-            products = head(
-                embeddings, normalise_embedding=loss.normalise_embedding, normalise_weight=loss.normalise_weight
-            )  # [batch, classes]
+            products: Cosines  # [batch, classes]
+            if chunk or sample is not None:
+                products = head.products(
+                    embeddings, normalise_embedding=left, normalise_weight=right, chunk=chunk, sample=sample
+                )
+            else:
+                products = head(embeddings, normalise_embedding=left, normalise_weight=right)
             if not loss.needs_context:
                 return loss(products, target)
-            norms, class_norms = embeddings.float().norm(dim=1), head.weight.float().norm(dim=1)
-            context = LossContext(norms=norms, class_norms=class_norms, step=step, seed=seed, state=state)
+            norms = embeddings.float().norm(dim=1)
+            if isinstance(products, ClassProducts):
+                target_norms = products.target_norms(target)
+            else:
+                target_norms = head.weight.float().norm(dim=1)[target]
+            context = LossContext(norms=norms, target_norms=target_norms, step=step, seed=seed, state=state)
             return loss(products, target, context)
 
         return loss_of
