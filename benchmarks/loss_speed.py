@@ -91,12 +91,12 @@ def medians_s(losses: dict[str, LossFunction], x: Tensor, target: Tensor, repeat
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def fixed_contestants(num_classes: int) -> dict[str, LossFunction]:
+def fixed_contestants() -> dict[str, LossFunction]:
     """The baseline, every hand-crafted loss, and the first losses of two spaces; all see cosines."""
 
     def bound(loss: Loss) -> LossFunction:
-        norms, class_norms = torch.full((BATCH,), 20.0), torch.full((num_classes,), 2.0)
-        context = LossContext(norms=norms.requires_grad_(), class_norms=class_norms.requires_grad_())
+        norms, target_norms = torch.full((BATCH,), 20.0), torch.full((BATCH,), 2.0)
+        context = LossContext(norms=norms.requires_grad_(), target_norms=target_norms.requires_grad_())
         context.state = loss.initial_state()
         return lambda x, y: loss(x, y, context)
 
@@ -113,7 +113,7 @@ def compare_fixed(seconds: float, generator: torch.Generator) -> None:
     target = torch.randint(num_classes, (BATCH,), generator=generator)
     # Hard and easy classes beside each other; a mask costs the same wherever it holds.
     x = (0.3 * cosines).scatter_(1, target[:, None], torch.rand(BATCH, 1, generator=generator)).requires_grad_()
-    losses = fixed_contestants(num_classes)
+    losses = fixed_contestants()
     repeats = max(5, round(seconds * 4 / sum(medians_s(losses, x, target, 3).values())))
     median = medians_s(losses, x, target, repeats)
     base = median.pop("cross_entropy")

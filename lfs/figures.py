@@ -342,7 +342,7 @@ def _losses(loss: Loss, cosine: Tensor, num_classes: int) -> Tensor:
 
 def _context(loss: Loss, samples: Tensor) -> LossContext:
     norms = torch.full((len(samples),), NORM, dtype=torch.float64)
-    return LossContext(norms=norms, class_norms=torch.ones(1, dtype=torch.float64), state=loss.initial_state())
+    return LossContext(norms=norms, target_norms=torch.ones_like(norms), state=loss.initial_state())
 
 
 def _label_margin_panel(panel: Axes, scale: float, num_classes: int) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from search_space.class_products import Cosines
 from search_space.errors import require
 from search_space.loss import LossContext, register_loss
 from search_space.margin_loss import ANGLE, COSINE, Grid, MarginLoss, Range, add_angle, angle, cross_entropy
@@ -54,7 +55,7 @@ class AdaFace(MarginLoss):
             std.lerp_(spread.to(std.dtype), 1 - self.momentum)
         return (self.h * (norms - mean) / (std + 1e-3)).clamp(-1, 1)
 
-    def per_sample(self, cosines: Tensor, target: Tensor, context: LossContext | None = None) -> Tensor:
+    def per_sample(self, cosines: Cosines, target: Tensor, context: LossContext | None = None) -> Tensor:
         z = self.quality(self.needed(context))
 
         def target_map(cosine: Tensor) -> Tensor:
@@ -97,14 +98,14 @@ class MagFace(MarginLoss):
         require(self.l_a < self.u_a, "loss l_a of magface must be less than u_a", (self.l_a, self.u_a))
         require(self.l_m <= self.u_m, "loss l_m of magface must not exceed u_m", (self.l_m, self.u_m))
 
-    def per_sample(self, cosines: Tensor, target: Tensor, context: LossContext | None = None) -> Tensor:
+    def per_sample(self, cosines: Cosines, target: Tensor, context: LossContext | None = None) -> Tensor:
         r = self.needed(context).norms.clamp(self.l_a, self.u_a)  # [batch]
         margin = self.l_m + (self.u_m - self.l_m) / (self.u_a - self.l_a) * (r - self.l_a)
         odds = log_odds(cosines, target, scale=self.scale, target_map=lambda c: add_angle(c, margin))
         return cross_entropy(odds) + self.lambda_g * (1 / r + r / self.u_a**2)
 
 
-def drawn_margins(loss: "ElasticArc | ElasticAM", cosines: Tensor, context: LossContext) -> Tensor:
+def drawn_margins(loss: "ElasticArc | ElasticAM", cosines: Cosines, context: LossContext) -> Tensor:
     """[batch] margins `~ N(m, std)`, clipped to the range of m; decided by seed and step alone, not by the device."""
     key = np.random.SeedSequence([context.seed, MARGIN_STREAM, context.step])
     normals = np.random.Generator(np.random.Philox(key)).standard_normal(len(cosines))
@@ -130,7 +131,7 @@ class ElasticArc(MarginLoss):
     margin: float = 0.5
     std: float = 0.0125
 
-    def per_sample(self, cosines: Tensor, target: Tensor, context: LossContext | None = None) -> Tensor:
+    def per_sample(self, cosines: Cosines, target: Tensor, context: LossContext | None = None) -> Tensor:
         margins = drawn_margins(self, cosines, self.needed(context))
         odds = log_odds(cosines, target, scale=self.scale, target_map=lambda c: add_angle(c, margins))
         return cross_entropy(odds)
@@ -152,7 +153,7 @@ class ElasticAM(MarginLoss):
     margin: float = 0.35
     std: float = 0.0125
 
-    def per_sample(self, cosines: Tensor, target: Tensor, context: LossContext | None = None) -> Tensor:
+    def per_sample(self, cosines: Cosines, target: Tensor, context: LossContext | None = None) -> Tensor:
         margins = drawn_margins(self, cosines, self.needed(context))
         odds = log_odds(cosines, target, scale=self.scale, target_map=lambda c: c - margins)
         return cross_entropy(odds)
@@ -182,14 +183,14 @@ class AdaCos(MarginLoss):
         """0 stands for the fixed scale, which hangs on the number of classes."""
         return {"scale": torch.zeros(())} if self.dynamic else {}
 
-    def per_sample(self, cosines: Tensor, target: Tensor, context: LossContext | None = None) -> Tensor:
+    def per_sample(self, cosines: Cosines, target: Tensor, context: LossContext | None = None) -> Tensor:
         num_classes = cosines.shape[1]
         require(num_classes > 2, "loss adacos needs at least 3 classes", num_classes)
         fixed = math.sqrt(2) * math.log(num_classes - 1)
         scale = self._dynamic(cosines, target, fixed, self.needed(context)) if self.dynamic else fixed
         return cross_entropy(log_odds(cosines, target, scale=scale))
 
-    def _dynamic(self, cosines: Tensor, target: Tensor, fixed: float, context: LossContext) -> Tensor:
+    def _dynamic(self, cosines: Cosines, target: Tensor, fixed: float, context: LossContext) -> Tensor:
         state = context.state["scale"]
         old = torch.where(state > 0, state, fixed)
         if torch.is_grad_enabled():

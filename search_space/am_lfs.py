@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from search_space.class_products import Cosines
 from search_space.loss import Loss, LossContext, register_loss
 from search_space.modulation import log_odds, probability_bin
 from search_space.policy import Array
@@ -93,7 +94,7 @@ class AMLFS(Loss):
         inside = torch.where(through_0, 0, log_p).exp()  # 1 where log p is outside
         return -(outside + (slope * inside + intercept).log())
 
-    def per_sample(self, cosines: Tensor, target: Tensor, context: LossContext | None = None) -> Tensor:
+    def per_sample(self, cosines: Cosines, target: Tensor, context: LossContext | None = None) -> Tensor:
         return self.minus_log_tau(log_odds(cosines, target, scale=self.scale, target_map=self.t))
 
 

@@ -13,9 +13,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from search_space.class_products import Cosines
 from search_space.loss import LossContext, register_loss
 from search_space.margin_loss import ANGLE, COSINE, Grid, MarginLoss, Range, add_angle, cross_entropy
-from search_space.modulation import NegativeMap, log_odds
+from search_space.modulation import NegativeMap, log_odds, target_products
 
 
 def hard_classes(cosines: Tensor, changed_target: Tensor) -> Tensor:
@@ -44,7 +45,7 @@ class _SupportVectorGuided(MarginLoss):
             return weight.add_(cosines), None
         return torch.addcmul(cosines, weight, cosines + 1), weight.add_(1)
 
-    def per_sample(self, cosines: Tensor, target: Tensor, context: LossContext | None = None) -> Tensor:
+    def per_sample(self, cosines: Cosines, target: Tensor, context: LossContext | None = None) -> Tensor:
         odds = log_odds(
             cosines, target, scale=self.scale, target_map=self.target_cosine, negative_map=self.negative_map
         )
@@ -112,12 +113,12 @@ class Curricular(MarginLoss):
     def target_cosine(self, cosine: Tensor) -> Tensor:
         return add_angle(cosine, self.margin)
 
-    def per_sample(self, cosines: Tensor, target: Tensor, context: LossContext | None = None) -> Tensor:
+    def per_sample(self, cosines: Cosines, target: Tensor, context: LossContext | None = None) -> Tensor:
         t = self.needed(context).state["t"]
         if torch.is_grad_enabled():
-            own = cosines.detach().gather(1, target[:, None])
+            own = target_products(cosines, target)
             t.lerp_(own.mean(dtype=t.dtype), 1 - self.momentum)
-        negative_map: NegativeMap = partial(_modulated, t)
+        negative_map: NegativeMap = partial(_modulated, t.clone())  # as it is now, in backward, too
         odds = log_odds(cosines, target, scale=self.scale, target_map=self.target_cosine, negative_map=negative_map)
         return cross_entropy(odds)
 
@@ -154,7 +155,7 @@ class Circle(MarginLoss):
         weight = (cosines + self.margin).clamp_min_(0)  # [batch, classes]
         return (cosines - self.margin).mul_(weight), weight
 
-    def per_sample(self, cosines: Tensor, target: Tensor, context: LossContext | None = None) -> Tensor:
+    def per_sample(self, cosines: Cosines, target: Tensor, context: LossContext | None = None) -> Tensor:
         odds = log_odds(
             cosines, target, scale=self.scale, target_map=self.target_cosine, negative_map=self.negative_map
         )

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor
 
+from search_space.class_products import Cosines
 from search_space.errors import UserError
 
 
@@ -20,8 +21,8 @@ class LossContext:
     norms: Tensor
     """[batch] lengths of the embeddings, with gradient."""
 
-    class_norms: Tensor
-    """[classes] lengths of the head's class weights, with gradient."""
+    target_norms: Tensor
+    """[batch] length of the class weight of each sample's target, with gradient."""
 
     step: int = 0
     """Steps since the start of training; the learning rate counts by it too."""
@@ -53,10 +54,14 @@ class Loss(ABC):
     """Scale `s` of the cosines."""
 
     @abstractmethod
-    def per_sample(self, cosines: Tensor, target: Tensor, context: LossContext | None = None) -> Tensor:
-        """Loss of each sample, [batch], from `cosines` [batch, classes] and `target` [batch] int64."""
+    def per_sample(self, cosines: Cosines, target: Tensor, context: LossContext | None = None) -> Tensor:
+        """Loss of each sample, [batch], from `cosines` [batch, classes] and `target` [batch] int64.
 
-    def __call__(self, cosines: Tensor, target: Tensor, context: LossContext | None = None) -> Tensor:
+        The cosines need not all be there at once (`ClassProducts`): ask `log_odds`, `target_and_rest` and
+        `target_products` of `modulation` for what is made of them.
+        """
+
+    def __call__(self, cosines: Cosines, target: Tensor, context: LossContext | None = None) -> Tensor:
         """Mean loss of the batch."""
         return self.per_sample(cosines, target, context).mean()
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from search_space.class_products import Cosines
 from search_space.config import MAX_SCALE
 from search_space.errors import require
 from search_space.loss import Loss, LossContext
@@ -82,7 +83,7 @@ class MarginLoss(Loss):
         """What stands in for the target cosine, [batch]."""
         return cosine
 
-    def per_sample(self, cosines: Tensor, target: Tensor, context: LossContext | None = None) -> Tensor:
+    def per_sample(self, cosines: Cosines, target: Tensor, context: LossContext | None = None) -> Tensor:
         return cross_entropy(log_odds(cosines, target, scale=self.scale, target_map=self.target_cosine))
 
     def needed(self, context: LossContext | None) -> LossContext:

@@ -14,6 +14,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from search_space.adaptive import AdaCos, AdaFace, ElasticAM, ElasticArc, MagFace
+from search_space.class_products import Cosines
 from search_space.config import LossConfig
 from search_space.errors import UserError
 from search_space.hard_negatives import MVAM, Circle, Curricular, MVArc
@@ -107,7 +108,7 @@ class ASoftmax(MarginLoss):
         """lambda at `step`."""
         return max(self.lambda_min, self.lambda_max * math.exp(-self.power * math.log1p(self.gamma * step)))
 
-    def per_sample(self, cosines: Tensor, target: Tensor, context: LossContext | None = None) -> Tensor:
+    def per_sample(self, cosines: Cosines, target: Tensor, context: LossContext | None = None) -> Tensor:
         context = self.needed(context)
         weight = self.annealing(context.step)
         norms = context.norms.clamp_min(1e-12)  # an embedding of 0 has cosine 0
@@ -131,10 +132,10 @@ class VSoftmax(Softmax):
     name: ClassVar[str] = "v_softmax"
     needs_context: ClassVar[bool] = True
 
-    def per_sample(self, cosines: Tensor, target: Tensor, context: LossContext | None = None) -> Tensor:
+    def per_sample(self, cosines: Cosines, target: Tensor, context: LossContext | None = None) -> Tensor:
         context = self.needed(context)
         own, rest = target_and_rest(cosines, target, scale=self.scale)
-        virtual = (context.class_norms[target] * context.norms).to(rest.dtype)  # [batch]
+        virtual = (context.target_norms * context.norms).to(rest.dtype)  # [batch]
         return cross_entropy(own - rest.logaddexp(virtual))
 
 

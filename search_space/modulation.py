@@ -11,7 +11,6 @@ The unified form of margin softmax is `p_m = h(a, p) * p` with `h(a, p) = 1 / (a
 2020). Its odds are those of `p` divided by a number: its `d` is that of `p` minus `shift = log(1 - a)`.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,8 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-LOG2_E = 1 / math.log(2)
-"""exp(x) = exp2(x * LOG2_E), which PyTorch computes in a third of the time on the CPU."""
+from search_space.class_products import LOG2_E, ClassProducts, Cosines
 
 TargetMap = Callable[[Tensor], Tensor]
 """Target cosines [batch] -> changed target cosines [batch], differentiable by autograd. Pure: may be called twice."""
@@ -30,16 +28,26 @@ NegativeMap = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
 """(cosines [batch, classes], changed target cosines [batch, 1]), both without gradient and not to be changed -> changed
 cosines of all other classes and the derivative of each by its own cosine (None: 1), both [batch, classes] or broadcast
 to it; the target's column of either is not read. The target cosine is a constant here: only the decision which classes
-are hard may hang on it."""
+are hard may hang on it. Elementwise and pure: it may be given any part of the classes, and again in backward."""
 
 
-def target_and_rest(cosines: Tensor, target: Tensor, *, scale: float | Tensor) -> tuple[Tensor, Tensor]:
+def target_products(cosines: Cosines, target: Tensor) -> Tensor:
+    """Cosine of the target class, [batch], without gradient."""
+    if isinstance(cosines, ClassProducts):
+        return cosines.target_products(target)
+    return cosines.detach().gather(1, target[:, None])[:, 0]
+
+
+def target_and_rest(cosines: Cosines, target: Tensor, *, scale: float | Tensor) -> tuple[Tensor, Tensor]:
     """Cosine of the target class, and `logsumexp over j != y of s * cos_j`; each [batch], as of `log_odds`."""
+    if isinstance(cosines, ClassProducts):
+        _check_shapes(cosines, target)
+        return cosines.own_and_rest(target, scale=scale)
     return _target_and_rest(cosines, target, scale, None, None)
 
 
 def log_odds(
-    cosines: Tensor,
+    cosines: Cosines,
     target: Tensor,
     *,
     scale: float | Tensor,
@@ -52,7 +60,7 @@ def log_odds(
     may run several times, but has no gradient of its own.
 
     Args:
-        cosines: [batch, classes], at least 2 classes.
+        cosines: [batch, classes], at least 2 classes; or what stands in for them.
         target: [batch] int64.
         scale: scale `s`; a tensor is a scalar without gradient.
         target_map: `f`; None: left as it is. Gradient also flows to whatever else it closes over (norms, say).
@@ -62,24 +70,33 @@ def log_odds(
     Raises:
         ValueError: shapes do not fit.
     """
-    others, slope = None, None
-    if negative_map:
-        with torch.no_grad(), torch.autocast(cosines.device.type, enabled=False):
-            _check_shapes(cosines, target)
-            known = cosines.detach().to(compute_dtype(cosines))
-            own = known.gather(1, target[:, None])[:, 0]
-            others, slope = negative_map(known, (target_map(own) if target_map else own)[:, None])
-    own, rest = _target_and_rest(cosines, target, scale, others, slope)
+    if isinstance(cosines, ClassProducts):
+        _check_shapes(cosines, target)
+        own, rest = cosines.own_and_rest(target, scale=scale, target_map=target_map, negative_map=negative_map)
+    else:
+        others, slope = _mapped(cosines, target, target_map, negative_map) if negative_map else (None, None)
+        own, rest = _target_and_rest(cosines, target, scale, others, slope)
     with torch.autocast(cosines.device.type, enabled=False):
         return (target_map(own) if target_map else own) * scale - rest
 
 
-def compute_dtype(cosines: Tensor) -> torch.dtype:
+def _mapped(
+    cosines: Tensor, target: Tensor, target_map: TargetMap | None, negative_map: NegativeMap
+) -> tuple[Tensor, Tensor | None]:
+    """What `negative_map` makes of all cosines."""
+    with torch.no_grad(), torch.autocast(cosines.device.type, enabled=False):
+        _check_shapes(cosines, target)
+        known = cosines.detach().to(compute_dtype(cosines))
+        own = known.gather(1, target[:, None])[:, 0]
+        return negative_map(known, (target_map(own) if target_map else own)[:, None])
+
+
+def compute_dtype(cosines: Cosines) -> torch.dtype:
     """float64 for float64, float32 for everything else."""
     return torch.float64 if cosines.dtype == torch.float64 else torch.float32
 
 
-def _check_shapes(cosines: Tensor, target: Tensor) -> None:
+def _check_shapes(cosines: Cosines, target: Tensor) -> None:
     [batch, num_classes] = cosines.shape
     if target.shape != (batch,) or num_classes < 2:
         got = f"{tuple(cosines.shape)} and {tuple(target.shape)}"
@@ -96,7 +113,7 @@ def _target_and_rest(
 
 
 def modulated_cross_entropy(
-    logits: Tensor, target: Tensor, shift: Tensor | Sequence[float], *, scale: float = 1.0
+    logits: Cosines, target: Tensor, shift: Tensor | Sequence[float], *, scale: float = 1.0
 ) -> Tensor:
     """Mean of `-log(h(a, p) * p)` over the batch.
 
@@ -154,7 +171,6 @@ class _TargetAndRest(torch.autograd.Function):
         negatives = cosines.to(own.dtype) if others is None else others.expand(cosines.shape)
         logits = torch.mul(negatives, scale)  # our own copy: in place now
         logits.scatter_(1, column, -torch.inf)
-        # A head that is sharded over classes reduces these two, and the target cosine, over the shards.
         peak = logits.amax(1, keepdim=True)  # [batch, 1]
         total = logits.sub_(peak).mul_(LOG2_E).exp2_().sum(1, keepdim=True)  # [batch, 1]
         ctx.save_for_backward(logits, total, column, other_slope)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from search_space.am_lfs import AMLFS
+from search_space.class_products import Cosines
 from search_space.config import MAX_SCALE, SpaceConfig
 from search_space.errors import UserError, require
 from search_space.loss import Loss, LossContext, register_loss
@@ -63,7 +64,7 @@ class LossParameters(Loss):
         """
         return 1 <= self.scale <= MAX_SCALE and max(self.shift) <= _PROVEN_SHIFT
 
-    def per_sample(self, cosines: Tensor, target: Tensor, context: LossContext | None = None) -> Tensor:
+    def per_sample(self, cosines: Cosines, target: Tensor, context: LossContext | None = None) -> Tensor:
         return -functional.logsigmoid(shifted(log_odds(cosines, target, scale=self.scale), self.shift))
 
 

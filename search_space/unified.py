@@ -22,12 +22,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from search_space.class_products import Cosines
 from search_space.config import MAX_SCALE
 from search_space.errors import require
 from search_space.hard_negatives import hard_classes
 from search_space.loss import Loss, LossContext, register_loss
 from search_space.margin_loss import add_angle
-from search_space.modulation import log_odds
+from search_space.modulation import log_odds, target_products
 
 
 class Parameter(NamedTuple):
@@ -129,12 +130,12 @@ class Unified(Loss):
             slope.addcmul_(share, distance.add_(cosines))
         return changed, slope
 
-    def per_sample(self, cosines: Tensor, target: Tensor, context: LossContext | None = None) -> Tensor:
+    def per_sample(self, cosines: Cosines, target: Tensor, context: LossContext | None = None) -> Tensor:
         if context is None:
             raise ValueError(f"{self.name} needs a LossContext, got None")
         mean = context.state["t"]
         if torch.is_grad_enabled():
-            own = cosines.detach().gather(1, target[:, None])
+            own = target_products(cosines, target)
             mean.lerp_(own.mean(dtype=mean.dtype), 1 - self.momentum)
         edited = self.t_hard or self.t_easy or self.curriculum
         odds = log_odds(
@@ -142,7 +143,7 @@ class Unified(Loss):
             target,
             scale=self.scale,
             target_map=self.target_cosine,
-            negative_map=partial(self.negative_map, mean) if edited else None,
+            negative_map=partial(self.negative_map, mean.clone()) if edited else None,
         )
         loss = -functional.logsigmoid(odds)
         return loss * (self.gamma * functional.logsigmoid(-odds)).exp() if self.gamma else loss

@@ -107,6 +107,6 @@ def _grid() -> Tensor:
 def _context(loss: Loss, batch: int) -> LossContext:
     return LossContext(
         norms=torch.full((batch,), NORM, dtype=torch.float64),
-        class_norms=torch.ones(3, dtype=torch.float64),
+        target_norms=torch.ones(batch, dtype=torch.float64),
         state=loss.initial_state(),
     )

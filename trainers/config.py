@@ -141,12 +141,23 @@ class TrainerConfig:
     generation_unit: str = "epochs"
     """`epochs` or `steps`."""
 
+    head_chunk: int = 0
+    """Classes whose cosines are held at a time, made again in backward, so that a large head needs less memory; 8192 is
+    a good number. 0: the cosines of all classes are held."""
+
+    sample_rate: float = 1.0
+    """Share of the classes that take part in a step: those of the batch, and others at random (Partial FC). 1: all."""
+
     average: float = 0.0
     """Share of a generation, at its end, over whose steps the backbone's weights are averaged into the model that is
     validated and tested; training goes on from the weights themselves. 0: these are validated."""
 
     inherit_momentum: bool = True
     """The next generation inherits the winner's momentum buffers, not only its weights."""
+
+    sync_batchnorm: bool = False
+    """Batch norm over the whole batch of a trainer of several ranks; off: each rank has the statistics of its own rows,
+    and the running ones are their mean after each generation."""
 
     amp: str = "auto"
     """Autocast: `auto` (bfloat16 or float16 on GPUs that have it, off on CPUs), `off`, `bf16`, `fp16`."""
@@ -168,6 +179,8 @@ class TrainerConfig:
         )
         whole = self.generation_unit == "epochs" or float(self.generation_length).is_integer()
         require(whole, "generation_length in steps must be a whole number", self.generation_length)
+        require(self.head_chunk >= 0, "head_chunk must be >= 0 (0: all classes)", self.head_chunk)
+        require(0 < self.sample_rate <= 1, "sample_rate must be in (0, 1]", self.sample_rate)
         require(0 <= self.average <= 1, "average must be in [0, 1]", self.average)
         require(self.amp in ("auto", "off", "bf16", "fp16"), "amp must be one of auto, off, bf16, fp16", self.amp)
         for name in ("embedding_dim", "batch_size", "num_threads"):
@@ -210,3 +223,9 @@ class RewardConfig:
             for name in getattr(self, setting):
                 Metric.parse(name, setting)
         require(self.num_bootstrap >= 2, "num_bootstrap must be at least 2", self.num_bootstrap)
+
+
+def refuse_batch(batch_size: int, num_ranks: int) -> None:
+    """Raise `UserError` for a batch that cannot be divided among ranks, or to one picture each (batch norm)."""
+    law = f"batch_size must be divisible by the ranks of a trainer, {num_ranks}, to 2 pictures or more each"
+    require(batch_size % num_ranks == 0 and batch_size >= 2 * num_ranks, law, batch_size)

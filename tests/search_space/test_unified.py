@@ -26,7 +26,9 @@ def made(dtype=torch.float64, batch=200, classes=6, seed=0):
 
 
 def context(mean=0.0, dtype=torch.float32):
-    return LossContext(norms=torch.ones(200), class_norms=torch.ones(6), state={"t": torch.tensor(mean, dtype=dtype)})
+    return LossContext(
+        norms=torch.ones(200), target_norms=torch.ones(200), state={"t": torch.tensor(mean, dtype=dtype)}
+    )
 
 
 def shifted_target(loss, theta):

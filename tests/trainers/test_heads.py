@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from trainers.heads import CosineHead
+from search_space.modulation import target_and_rest
+from trainers.heads import BLOCK_ROWS, CosineHead, shard_slice
 
 
 def test_cosines_equal_a_loop():
@@ -58,3 +59,40 @@ def test_initial_weights_depend_on_the_seed_alone():
     assert abs(first.weight.mean().item()) < 2e-4
     assert list(first.state_dict()) == ["weight"]
     assert first.weight.shape == (400, 128)
+
+
+@pytest.mark.parametrize(("num_classes", "dim"), [(23, 8), (40, 3), (100, 7), (5, 2)])
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_shards_are_the_rows_of_the_whole_head(num_classes, dim, size, monkeypatch):
+    monkeypatch.setattr("trainers.heads.BLOCK_ROWS", 16)
+    shards = [CosineHead(dim, num_classes, seed=3, rank=rank, size=size) for rank in range(size)]
+    assert torch.equal(torch.cat([shard.weight for shard in shards]), CosineHead(dim, num_classes, seed=3).weight)
+    assert {len(shard.weight) - num_classes // size for shard in shards} <= {0, 1}
+    for rank, shard in enumerate(shards):
+        assert shard.classes == shard_slice(num_classes, rank, size)
+
+
+def test_a_shard_of_a_real_size_has_the_bits_of_the_whole():
+    num_classes = 2 * BLOCK_ROWS + 37
+    whole = CosineHead(33, num_classes, seed=3).weight
+    for rank in range(3):
+        shard = CosineHead(33, num_classes, seed=3, rank=rank, size=3)
+        assert torch.equal(shard.weight, whole[shard.classes])
+
+
+@pytest.mark.parametrize("normalised", [True, False])
+def test_products_are_the_cosines(normalised):
+    head = CosineHead(5, 30, seed=1)
+    embedding = torch.randn(4, 5, generator=torch.Generator().manual_seed(0)) * 7
+    target = torch.tensor([0, 29, 3, 3])
+    how = {"normalise_embedding": normalised, "normalise_weight": normalised}
+    cosines = head(embedding, **how)
+    for chunk in (0, 7):
+        with torch.autocast("cpu", torch.bfloat16):
+            products = head.products(embedding, **how, chunk=chunk)
+        assert products.chunk == (chunk or 30)
+        torch.testing.assert_close(products.target_products(target), cosines.gather(1, target[:, None])[:, 0])
+        for found, expected in zip(
+            target_and_rest(products, target, scale=3.0), target_and_rest(cosines, target, scale=3.0), strict=True
+        ):
+            torch.testing.assert_close(found, expected)
