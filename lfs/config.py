@@ -6,7 +6,7 @@ from typing import Any
 
 from search_space.config import LossConfig, PolicyConfig, SpaceConfig
 from search_space.errors import require
-from trainers.config import DataConfig, RewardConfig, TrainerConfig
+from trainers.config import DataConfig, RewardConfig, TrainerConfig, refuse_batch
 
 MODES = ("search", "random", "fixed")
 
@@ -66,7 +66,12 @@ class SearchConfig:
     """CPUs that one trainer reserves; its torch threads too, when more than `trainer.num_threads`."""
 
     gpus_per_worker: float | None = None
-    """GPUs that one trainer reserves, fractions allowed; default: 1 where the cluster has any, else 0."""
+    """GPUs that one trainer reserves: a fraction of one, or several, each with a process (rank) of its own; default: 1
+    a rank where the cluster has any, else 0."""
+
+    ranks_per_worker: int | None = None
+    """Processes of one trainer, which share each candidate's batches and the classes of its head, and the trainer's
+    CPUs; default: one per GPU, one without GPUs. More than one must divide `trainer.batch_size`."""
 
     address: str = ""
     """Ray cluster to join (`auto`, or host:port of its head); empty: $RAY_ADDRESS, else one of its own here."""
@@ -112,10 +117,20 @@ class SearchConfig:
         require(fixed or not self.schedule, "schedule needs mode `fixed`", self.mode)
         one = bool(self.loss.name) != bool(self.schedule)
         require(one or not fixed, "mode `fixed` needs a loss name or a schedule, not both", self.loss.name)
-        gpus = self.gpus_per_worker
-        require(gpus is None or 0 <= gpus <= 1, "gpus_per_worker must be in [0, 1]: a trainer runs on one GPU", gpus)
+        gpus, ranks = self.gpus_per_worker, self.ranks_per_worker
+        whole = gpus is None or 0 <= gpus <= 1 or float(gpus).is_integer()
+        require(whole and (gpus is None or gpus >= 0), "gpus_per_worker must be in [0, 1] or a whole number", gpus)
+        require(ranks is None or ranks >= 1, "ranks_per_worker must be at least 1", ranks)
+        fair = gpus in (None, 0, self.num_ranks) or (self.num_ranks == 1 and gpus <= 1)
+        require(fair, f"gpus_per_worker must be 0, or 1 for each of ranks_per_worker ({self.num_ranks})", gpus)
+        refuse_batch(self.trainer.batch_size, self.num_ranks)
         plain = not any(c in self.name for c in "/\\\0") and self.name not in (".", "..")
         require(plain, "name must be a plain folder name", self.name)
+
+    @property
+    def num_ranks(self) -> int:
+        """Processes of one trainer."""
+        return self.ranks_per_worker or max(1, int(self.gpus_per_worker or 0))
 
     @property
     def population(self) -> int:
@@ -126,6 +141,12 @@ class SearchConfig:
     def most_workers(self) -> int:
         """Trainers that there is work for, and that are allowed."""
         return min(self.max_workers or self.num_workers, self.num_workers, self.population)
+
+
+def refuse_ranks(config: SearchConfig) -> None:
+    """Raise `UserError` for trainers of several processes, which only a search has."""
+    law = "ranks_per_worker must be 1, and gpus_per_worker 1 at most, for all but lfs.search"
+    require(config.num_ranks == 1, law, config.num_ranks)
 
 
 HAND_CRAFTED = ("softmax", "norm_softmax", "a_softmax", "v_softmax", "arc", "am")
@@ -176,6 +197,7 @@ class CompareConfig(SearchConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        refuse_ranks(self)
         require(bool(self.losses or self.searches), "losses and searches must name at least one row", self.losses)
         require(bool(self.seeds) and len(set(self.seeds)) == len(self.seeds), "seeds must be distinct", self.seeds)
         require(all(0 <= s < SEED_STEP for s in self.seeds), f"seeds must be in 0..{SEED_STEP - 1}", self.seeds)
@@ -218,6 +240,7 @@ class ReliabilityConfig(SearchConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        refuse_ranks(self)
         refuse_grid(self.grid)
         further = [key for key in self.grid if "." in key]
         require(not further, "grid must be over a loss's own parameter; others are for lfs.compare", further)

@@ -6,6 +6,7 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from lfs.config import SearchConfig
+from lfs.room import rank_needs
 from lfs.run_store import RunStore
 from lfs.trainable import Trainer, trainer_label
 from lfs.watch import Watch
@@ -93,7 +94,10 @@ def trial_folder(config: dict[str, Any]) -> str:
 
 def tune_trials(store: RunStore, config: SearchConfig, gpus: float, controller: str) -> None:
     """Run trainers until the search is over."""
-    resources = {"cpu": config.cpus_per_worker} | ({"gpu": gpus} if gpus else {})
+    resources: Any = {"cpu": config.cpus_per_worker} | ({"gpu": gpus} if gpus else {})
+    if config.num_ranks > 1:
+        bundle = {name: need for name, need in rank_needs(config, gpus).items() if need}
+        resources = tune.PlacementGroupFactory([bundle] * config.num_ranks, strategy="PACK")
     run_config = tune.RunConfig(
         name=store.next_session(), storage_path=store.uri, verbose=0, stop=WhenOver(controller), log_to_file=True,
         failure_config=tune.FailureConfig(max_failures=-1), callbacks=[Deaths(controller)],

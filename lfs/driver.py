@@ -14,7 +14,7 @@ from lfs.connect import joins, ray_cluster
 from lfs.generation import fixed_losses
 from lfs.presence import Presence, controller_name
 from lfs.quiet import interrupts, quiet_logs
-from lfs.room import Room, alive_nodes, fit_workers, growth_of_cluster, said
+from lfs.room import Room, alive_nodes, fit_workers, growth_of_cluster, rank_needs, said
 from lfs.run_store import RunStore, under
 from lfs.view import View
 from lfs.watch import Watch
@@ -170,7 +170,7 @@ def make_room(store: RunStore, config: SearchConfig, view: View) -> Room:
     room = fit_workers(config, resources, growth)
     if joins(config):
         view.say(said(config, room, resources, growth))
-    check_nodes(store, config, nodes, {"CPU": config.cpus_per_worker, "GPU": room.gpus}, view)
+    check_nodes(store, config, nodes, rank_needs(config, room.gpus), view)
     say_workers(config, room, view)
     return room
 
@@ -183,6 +183,7 @@ def where_it_runs() -> dict[str, Any]:
 def say_workers(config: SearchConfig, room: Room, view: View) -> None:
     """How many trainers run, in one line."""
     each = f"{config.cpus_per_worker:g} CPU" + (f" + {room.gpus:g} GPU" if room.gpus else "")
+    each += f" in {config.num_ranks} ranks" if config.num_ranks > 1 else ""
     fewer = f" of the {config.num_workers} asked for" if room.now < config.num_workers else ""
     later = " (more join when there is room)" if fewer and joins(config) else ""
     view.say(

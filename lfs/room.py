@@ -53,30 +53,39 @@ def fit_workers(config: SearchConfig, nodes: Sequence[Resources], growth: Growth
     every = [*nodes, *growth.nodes]
     gpus = config.gpus_per_worker
     if gpus is None:
-        gpus = 1.0 if any(node.get("GPU", 0) >= 1 for node in every) else 0.0
-    needs = {"CPU": config.cpus_per_worker, "GPU": gpus}
+        gpus = float(config.num_ranks) if any(node.get("GPU", 0) >= 1 for node in every) else 0.0
+    needs, ranks = rank_needs(config, gpus), config.num_ranks
     if not growth.unknown:
-        refuse_what_never_fits(needs, every)
-    now, grown = (sum(fits_on(node, needs) for node in group) for group in (nodes, every))
+        refuse_what_never_fits(needs, every, ranks)
+    now, grown = (sum(fits_on(node, needs) for node in group) // ranks for group in (nodes, every))
     most = config.num_workers if growth.unknown else min(grown, config.num_workers)
     return Room(gpus=gpus, now=min(now, config.num_workers), most=most)
 
 
+def rank_needs(config: SearchConfig, gpus: float) -> dict[str, float]:
+    """What one rank of a trainer reserves; `gpus` are those of the trainer. A rank lies on one node."""
+    return {"CPU": config.cpus_per_worker / config.num_ranks, "GPU": gpus / config.num_ranks}
+
+
 def fits_on(node: Resources, needs: Resources) -> int:
-    """Trainers that one node holds."""
+    """Trainers, or ranks of them, that one node holds."""
     return min(int(node.get(name, 0) / need + 1e-9) for name, need in needs.items() if need)
 
 
-def refuse_what_never_fits(needs: Resources, nodes: Sequence[Resources]) -> None:
-    """Raise `UserError` unless some node holds a trainer, with the resource that is short."""
+def refuse_what_never_fits(needs: Resources, nodes: Sequence[Resources], ranks: int = 1) -> None:
+    """Raise `UserError` unless some node holds a trainer, with the resource that is short; or all nodes its ranks."""
+    who = "a trainer" if ranks == 1 else f"each of a trainer's {ranks} ranks"
     for name, need in needs.items():
         most = max((node.get(name, 0) for node in nodes), default=0)
         if need > most:
             where = "the cluster has" if len(nodes) == 1 else "the largest node has"
-            raise UserError(f"a trainer needs {need:g} {name}, {where} {most:g}; see --{name.lower()}s-per-worker")
-    if not any(fits_on(node, needs) for node in nodes):
-        asked = " and ".join(f"{need:g} {name}" for name, need in needs.items() if need)
-        raise UserError(f"a trainer needs {asked} on one node, and no node has both; see --cpus-per-worker")
+            raise UserError(f"{who} needs {need:g} {name}, {where} {most:g}; see --{name.lower()}s-per-worker")
+    asked = " and ".join(f"{need:g} {name}" for name, need in needs.items() if need)
+    fits = sum(fits_on(node, needs) for node in nodes)
+    if not fits:
+        raise UserError(f"{who} needs {asked} on one node, and no node has both; see --cpus-per-worker")
+    if fits < ranks:
+        raise UserError(f"{who} needs {asked}, and there is room for {fits} of them; see --ranks-per-worker")
 
 
 def total(nodes: Sequence[Resources]) -> dict[str, float]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from lfs.board import Board, continued
+from lfs.config import refuse_ranks
 from lfs.messages import GenerationRecord, Lease, as_report
 from lfs.run_store import RunStore
 from search_space.errors import UserError
@@ -28,6 +29,7 @@ class SerialRun:
 
     def __init__(self, store: RunStore, *, device: str | None = None, num_threads: int = 0) -> None:
         self.store, self.config = store, store.load_config()
+        refuse_ranks(self.config)
         self.search, base, summaries = continued(store, self.config)
         self.search.base = base
         self.board = Board(self.search, summaries)

@@ -14,7 +14,7 @@ import ray
 
 from lfs.config import SearchConfig
 from lfs.presence import PREFIX
-from lfs.room import Resources, Room, alive_nodes, growth_of_cluster
+from lfs.room import Resources, Room, alive_nodes, growth_of_cluster, rank_needs
 
 logger = logging.getLogger(__name__)
 ANSWER_S = 5.0
@@ -27,9 +27,11 @@ class Claim:
     name: str
     priority: int
     needs: Resources
-    """Of one trainer."""
+    """Of one trainer, or of one of its ranks."""
     most: int
     """Trainers that it has work for; 0 while it is paused."""
+    ranks: int = 1
+    """Parts of a trainer that may lie on different nodes."""
 
 
 def divide(nodes: Sequence[Resources], claims: Sequence[Claim]) -> dict[str, int]:
@@ -43,14 +45,24 @@ def divide(nodes: Sequence[Resources], claims: Sequence[Claim]) -> dict[str, int
     for priority in sorted({claim.priority for claim in claims}, reverse=True):
         hungry = sorted((c for c in claims if c.priority == priority), key=lambda c: c.name)
         while hungry:
-            hungry = [c for c in hungry if given[c.name] < c.most and _placed(free, c.needs)]
+            hungry = [c for c in hungry if given[c.name] < c.most and _placed(free, c)]
             for claim in hungry:
                 given[claim.name] += 1
     return given
 
 
-def _placed(free: Sequence[dict[str, float]], needs: Resources) -> bool:
-    """Take a trainer's resources from the first node that has them."""
+def _placed(free: list[dict[str, float]], claim: Claim) -> bool:
+    """Take a trainer's resources from the nodes; nothing where they lack any of it."""
+    if claim.ranks == 1:
+        return _taken(free, claim.needs)
+    left = [dict(node) for node in free]
+    fits = all(_taken(left, claim.needs) for _ in range(claim.ranks))
+    free[:] = left if fits else free
+    return fits
+
+
+def _taken(free: Sequence[dict[str, float]], needs: Resources) -> bool:
+    """Take resources from the first node that has them."""
     for node in free:
         if all(node.get(name, 0) + 1e-9 >= need for name, need in needs.items() if need):
             for name, need in needs.items():
@@ -71,7 +83,7 @@ class Share:
         self.name, self.controller = name, controller
         self.claim = Claim(
             name=name, priority=config.priority, most=config.num_workers,
-            needs={"CPU": config.cpus_per_worker, "GPU": room.gpus},
+            needs=rank_needs(config, room.gpus), ranks=config.num_ranks,
         )  # fmt: skip
         self._known: dict[str, Claim] = {}
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lfs.commands import FAILED, OK, run_command
-from lfs.config import SHARED_CLUSTER, SearchConfig
+from lfs.config import SHARED_CLUSTER, SearchConfig, refuse_ranks
 from lfs.options import Parser, add_flags, build, checked, overlay
 from lfs.run_store import RunStore
 from lfs.search import resumed
@@ -26,8 +26,7 @@ from search_space.margins import LOSSES
 
 NOT_HERE = (
     *SHARED_CLUSTER, "mode", "warmup_generations", "population_size", "num_workers", "cpus_per_worker",
-    "gpus_per_worker", "address",
-    "dashboard", "schedule", "loss.name", "space", "policy",
+    "gpus_per_worker", "ranks_per_worker", "address", "dashboard", "schedule", "loss.name", "space", "policy",
 )  # fmt: skip
 """Settings that only a search has."""
 
@@ -72,6 +71,7 @@ def replayed(source: RunStore, recipe: str, flags: dict[str, str]) -> SearchConf
         config = build(SearchConfig, recipe, flags)
     else:
         plain = replace(config, mode="search", loss=LossConfig(), schedule=(), name="", storage="runs", order=0)
+        plain = replace(plain, gpus_per_worker=None, ranks_per_worker=None)  # one process, with whole batches
         kept = asdict(replace(plain, generations=len(schedule)))
         config = checked(SearchConfig, overlay(kept, flags, SearchConfig), source.uri, flags=flags)
     return replace(config, mode="fixed", loss=LossConfig(), schedule=schedule)
@@ -88,6 +88,7 @@ def configured(loss: str, recipe: str, flags: dict[str, str]) -> SearchConfig:
         raise UserError(f"--loss: {loss} is no run: it has no config.yaml")
     else:
         config, stem = build(SearchConfig, recipe or "builtin", {**flags, "mode": "fixed", "loss.name": loss}), loss
+    refuse_ranks(config)
     return replace(config, name=config.name or default_name(stem))
 
 

@@ -7,22 +7,18 @@ trainer that starts afresh only asks for work again.
 import logging
 import os
 import time
-from dataclasses import replace
 from typing import Any
 
 import ray
 from ray import tune
 from ray.exceptions import RayError
 
-from lfs import look
 from lfs.config import SearchConfig
 from lfs.connect import NAMESPACE
 from lfs.messages import Lease, Report, as_report
-from lfs.preflight import refuse_versions
+from lfs.rank_actors import BaseWeights, Team, candidate_of
 from search_space.errors import UserError
-from trainers.candidate import Candidate, Weights
-from trainers.data.builtin import builtin_cache, ensure_builtin_faces
-from trainers.trainer import CandidateTrainer
+from trainers.candidate import Candidate
 
 RETRY_S = 0.5
 GOLDEN = (5**0.5 - 1) / 2
@@ -41,20 +37,15 @@ class Trainer(tune.Trainable):
         self.controller = ray.get_actor(config["controller"], namespace=NAMESPACE)
         self.me = ray.get_runtime_context().current_actor
         self.incarnation = ray.get_runtime_context().get_actor_id()
-        self.base: tuple[int, Weights | None] = (-1, None)
+        self.base = BaseWeights()
         self.next_lease: Lease | None = None
+        self.working_on: Lease | None = None
         self.ray_errors = 0
         try:
-            search: SearchConfig = ray.get(self.controller.get_config.remote())
-            self.order = search.order
-            here = f"{self.label} on node {ray.util.get_node_ip_address()}"
-            refuse_versions(here, look.versions(), ray.get(self.controller.get_versions.remote()))
-            if cache := builtin_cache(search.data):
-                ensure_builtin_faces(cache)  # this may be another machine than the driver's
-            # Without a reserved GPU never one that happens to be visible: it is somebody else's.
-            device = "cuda" if ray.get_runtime_context().get_accelerator_ids().get("GPU") else "cpu"
-            config_of = with_threads(search)
-            self.trainer = CandidateTrainer(config_of, search.data, search.reward, seed=search.seed, device=device)
+            self.search: SearchConfig = ray.get(self.controller.get_config.remote())
+            versions = ray.get(self.controller.get_versions.remote())
+            self.team = Team(self.search, self.label, versions, self._rank_failed)
+            self.trainer = self.team.trainer()
         except Exception as error:
             logger.exception("%s cannot start", self.label)
             if not ray.get(self.controller.broken.remote(self.label, _line(error), isinstance(error, UserError))):
@@ -78,6 +69,11 @@ class Trainer(tune.Trainable):
         """Nothing to save: see the module."""
         return {}
 
+    def cleanup(self) -> None:
+        """The other ranks end with this one."""
+        if hasattr(self, "team"):
+            self.team.end()
+
     def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
         """Nothing to load."""
 
@@ -85,6 +81,7 @@ class Trainer(tune.Trainable):
         """The next candidate, or `stop`; a test of the final model is done on the way."""
         while True:
             lease: Lease = ray.get(self.controller.lease.remote(self.label, self.incarnation, self.me))
+            self.working_on = lease
             if lease.kind in ("train", "stop"):
                 return lease
             if lease.kind == "test":
@@ -92,18 +89,21 @@ class Trainer(tune.Trainable):
 
     def _test(self, lease: Lease) -> None:
         try:
-            metrics = self.trainer.test(self._weights(lease) or self.trainer.initial_weights())
+            metrics = self.team.together(
+                "test", lease, mine=lambda: self.trainer.test(self.base.of(lease) or self.trainer.initial_weights())
+            )
             ray.get(self.controller.tested.remote(metrics))
         except Exception as error:
             self._failed(lease, error)
 
     def _train(self, lease: Lease) -> dict[str, Any]:
         """Train, validate and report the leased candidate; its row for Tune's result table."""
-        assert lease.loss is not None
-        candidate = Candidate(generation=lease.generation, index=lease.index, loss=lease.loss, order=self.order)
+        candidate, progress = candidate_of(self.search, lease), Progress(self, lease.progress_s)
         began = time.perf_counter()
         try:
-            result = self.trainer.run(candidate, self._weights(lease), progress=Progress(self, lease.progress_s))
+            result = self.team.together(
+                "train", lease, mine=lambda: self.trainer.run(candidate, self.base.of(lease), progress=progress)
+            )
             weights = [] if result.diverged else [ray.put(result.weights)]
             report = as_report(result, self.label)
             ray.get(self.controller.report.remote(report, weights))
@@ -113,24 +113,31 @@ class Trainer(tune.Trainable):
             return {"generation": lease.generation, "candidate": lease.index, "error": _line(error)}
         return _row(report, candidate, time.perf_counter() - began)
 
-    def _weights(self, lease: Lease) -> Weights | None:
-        """The generation's base weights, fetched once per generation and read where they lie in the object store."""
-        if self.base[0] != lease.generation:
-            self.base = (lease.generation, None if lease.base is None else ray.get(lease.base))
-        return self.base[1]
-
     def _failed(self, lease: Lease, error: Exception) -> None:
-        """Tell the controller, unless it was Ray's doing: then the candidate is simply asked for again."""
-        logger.exception("candidate %d of generation %d failed", lease.index, lease.generation)
-        self.base = (-1, None)
+        """Tell the controller, unless it was Ray's doing: then the candidate is simply asked for again.
+
+        Where one rank of several failed, the others cannot go on: Tune starts all of them afresh.
+        """
+        logger.error("candidate %d of generation %d failed", lease.index, lease.generation, exc_info=error)
+        self.base.forget()
         if isinstance(error, RayError):
             self.ray_errors += 1
-            if self.ray_errors >= MAX_RAY_ERRORS:
+            if self.ray_errors >= MAX_RAY_ERRORS or self.team.size > 1:
                 raise error
             time.sleep(RETRY_S)
             return
         fatal = isinstance(error, UserError)
         ray.get(self.controller.failed.remote(self.label, lease.generation, lease.index, _line(error), fatal))
+        if self.team.size > 1:
+            raise error
+
+    def _rank_failed(self, error: Exception) -> None:
+        """Say what this process is about to end for; where a rank just died, the candidate is asked for again."""
+        lease, fatal = self.working_on, isinstance(error, UserError)
+        if lease is None:
+            ray.get(self.controller.broken.remote(self.label, _line(error), fatal))
+        elif not isinstance(error, RayError):
+            ray.get(self.controller.failed.remote(self.label, lease.generation, lease.index, _line(error), fatal))
 
 
 class Progress:
@@ -159,11 +166,6 @@ def trainer_label(config: dict[str, Any]) -> str:
 def phase(number: int) -> float:
     """In [0, 1), evenly for any number of trainers: a generation begins for all at once, their messages must not."""
     return number * GOLDEN % 1
-
-
-def with_threads(search: SearchConfig) -> Any:
-    """The trainer's configuration, with as many torch threads as CPUs are reserved for it."""
-    return replace(search.trainer, num_threads=max(search.trainer.num_threads, int(search.cpus_per_worker)))
 
 
 def _row(report: Report, candidate: Candidate, took_s: float) -> dict[str, Any]:

@@ -13,9 +13,10 @@ FORMATS = {"cv2", "google", "lmdb", "safetensors"}
 CACHE = {"filelock", "platformdirs"}
 FILES = {"io", "os", "pathlib", "shutil", "tempfile"}
 STDLIB = set(sys.stdlib_module_names)
+NETWORK = {"psutil"}  # the interface of an address
 ALLOWED = {
     "search_space": {"search_space"} | NUMERICS | (STDLIB - FILES),
-    "trainers": {"search_space", "trainers"} | NUMERICS | FORMATS | CACHE | STDLIB,
+    "trainers": {"search_space", "trainers"} | NUMERICS | FORMATS | CACHE | NETWORK | STDLIB,
 }
 
 IMPORT_ALL = """

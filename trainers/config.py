@@ -155,6 +155,10 @@ class TrainerConfig:
     inherit_momentum: bool = True
     """The next generation inherits the winner's momentum buffers, not only its weights."""
 
+    sync_batchnorm: bool = False
+    """Batch norm over the whole batch of a trainer of several ranks; off: each rank has the statistics of its own rows,
+    and the running ones are their mean after each generation."""
+
     amp: str = "auto"
     """Autocast: `auto` (bfloat16 or float16 on GPUs that have it, off on CPUs), `off`, `bf16`, `fp16`."""
 
@@ -219,3 +223,9 @@ class RewardConfig:
             for name in getattr(self, setting):
                 Metric.parse(name, setting)
         require(self.num_bootstrap >= 2, "num_bootstrap must be at least 2", self.num_bootstrap)
+
+
+def refuse_batch(batch_size: int, num_ranks: int) -> None:
+    """Raise `UserError` for a batch that cannot be divided among ranks, or to one picture each (batch norm)."""
+    law = f"batch_size must be divisible by the ranks of a trainer, {num_ranks}, to 2 pictures or more each"
+    require(batch_size % num_ranks == 0 and batch_size >= 2 * num_ranks, law, batch_size)

@@ -2,45 +2,44 @@
 
 import math
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import replace
-from typing import cast
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from search_space.class_products import ClassProducts, Cosines
 from search_space.errors import UserError
-from search_space.loss import Loss, LossContext
+from search_space.loss import Loss
 from trainers.average import RunningMean
-from trainers.backbones import build_backbone
 from trainers.candidate import Candidate, CandidateResult, Weights
-from trainers.class_sampler import ClassSampler, SampledClasses
-from trainers.config import DataConfig, RewardConfig, TrainerConfig
-from trainers.data.decode import normalise
+from trainers.config import DataConfig, RewardConfig, TrainerConfig, refuse_batch
 from trainers.data.sets import TrainingSet
-from trainers.heads import CosineHead
+from trainers.device import find_device
 from trainers.metrics import Metric
+from trainers.model import Model, copies
 from trainers.numerics import numerics
+from trainers.ranks import Ranks
 from trainers.schedule import first_step, generation_steps, learning_rate
 from trainers.validation import Embeddings, EmbeddingsNotFiniteError, Validation
 from trainers.verification import Score
 
 Progress = Callable[[int, int], None]
-BatchLoss = Callable[[Tensor, Tensor], Tensor]
+Value = TypeVar("Value")
 
 GPU_CHECK_STEPS = 50
 """Steps between two looks at the losses on a GPU: each look waits for the GPU."""
 
 
 class CandidateTrainer:
-    """Trains and validates candidates, one after the other, on one device.
+    """Trains and validates candidates, one after the other, on one device or on several that share each candidate.
 
-    A result depends on the configuration, the seed, the candidate's generation and loss, and the base weights; not on
-    the candidate's index, the process, or what this trainer ran before. On a CPU it is the same to the last bit.
+    A result depends on the configuration, the seed, the candidate's generation and loss, the base weights, and the
+    number of ranks; not on the candidate's index, the processes, or what this trainer ran before. On a CPU it is the
+    same to the last bit.
 
     Example, two generations of two candidates each, the second from the winner of the first:
 
@@ -62,30 +61,29 @@ class CandidateTrainer:
         reward: what to measure on the sets.
         seed: of the initial weights, the order of the pictures and their flips.
         device: as torch names it; None: the GPU if there is one, else the CPU.
+        ranks: the processes that share each candidate; None: this one alone. All of them make this object and call its
+            methods alike. Each sees its rows of every batch; the batches are those of a single process.
     Raises:
-        UserError: data that is missing or wrong, an unknown backbone, a device that is not there.
+        UserError: data that is missing or wrong, an unknown backbone, a device that is not there, a batch that cannot
+            be divided among the ranks.
     """
 
     def __init__(
-        self, trainer: TrainerConfig, data: DataConfig, reward: RewardConfig, *, seed: int, device: str | None = None
-    ) -> None:
+        self, trainer: TrainerConfig, data: DataConfig, reward: RewardConfig, *, seed: int, device: str | None = None,
+        ranks: Ranks | None = None,
+    ) -> None:  # fmt: skip
         self.config = trainer
         self.data = data
         self.reward = reward
         self.seed = seed
-        self.device = _device(device)
-        self._training = self._training_set()
+        self.ranks = ranks or Ranks.alone()
+        refuse_batch(trainer.batch_size, self.ranks.size)
+        self.device = self.ranks.agreed(lambda: find_device(device))
+        self._training = self.ranks.agreed(self._training_set)
+        self._validations = {"reward": self.ranks.agreed(lambda: Validation("reward", data, reward))}
         self._steps_per_epoch = self._training.num_batches(trainer.batch_size)
-        self._validations = {"reward": Validation("reward", data, reward)}
-        self._autocast = _autocast_dtype(trainer.amp, self.device)
-        self._model = self._build().to(self.device)
-        if trainer.channels_last:
-            self._model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._optimizer = _sgd(self._model, trainer)
-        self._sampler = self._class_sampler()
-        self._slots: dict[str, Tensor] = self._model.state_dict()
-        self._input: Tensor | None = None
-        self._momentum = _momentum_buffers(self._model, self._optimizer) if trainer.momentum else {}
+        with numerics(trainer):
+            self._model = Model(trainer, data.input_size, self.num_classes, seed, self.device, self.ranks)
 
     @property
     def num_classes(self) -> int:
@@ -99,7 +97,7 @@ class CandidateTrainer:
 
     def initial_weights(self) -> Weights:
         """The untrained model that every search with this seed starts from."""
-        return _copies(self._build().state_dict())
+        return self._model.initial_weights()
 
     def run(
         self, candidate: Candidate, base: Weights | None = None, *, progress: Progress | None = None
@@ -108,21 +106,24 @@ class CandidateTrainer:
 
         Args:
             base: weights to start from, left as they are (read-only arrays will do); None: `initial_weights()`.
-            progress: called after each step with the steps done and the steps of the generation.
+            progress: called after each step with the steps done and the steps of the generation, in rank 0.
         Returns:
-            The result; a diverged one, without weights, if losses, weights or embeddings were not finite.
+            The result, in every rank but rank 0 without its weights; a diverged one, without weights, if losses,
+            weights or embeddings were not finite.
         Raises:
             UserError: `base` is of another network or another number of classes.
         """
         started = time.perf_counter()
         with numerics(self.config):
-            self._load_all(self.initial_weights() if base is None else base)
+            self._model.load(base)
             state, average = self._loss_state(candidate.loss, base or {}), self._average()
-            losses = self._train(candidate, state, average, progress)
-            weights = self._weights() | _copies({f"loss.{name}": tensor for name, tensor in state.items()})
-            weights |= _copies({f"average.{name}": tensor for name, tensor in average.means.items()})
+            losses = self._train(candidate, state, average, progress if self.ranks.rank == 0 else None)
+            self._model.share_statistics(self._model.backbone())
+            self._model.share_statistics(average.means)
+            weights = self._model.weights() | copies({f"loss.{name}": tensor for name, tensor in state.items()})
+            weights |= copies({f"average.{name}": tensor for name, tensor in average.means.items()})
             average.take_over()
-            reason = _loss_fault(losses) or _weight_fault(weights)
+            reason = self.ranks.broadcast_object(_loss_fault(losses) or _weight_fault(weights))
             trained = time.perf_counter()
             result = self._diverged(candidate, reason) if reason else self._validated(candidate, weights, losses)
         return replace(
@@ -141,7 +142,8 @@ class CandidateTrainer:
         sets = self._validation("test")
         metrics = sets.test_metrics
         with numerics(self.config):
-            return sets.report(self._embed(weights, sets, metrics), metrics)
+            embeddings = self._embed(weights, sets, metrics)
+            return self._in_rank_0(lambda: sets.report(embeddings, metrics))
 
     def validate(self, weights: Weights, metrics: Sequence[str], which: str = "reward") -> dict[str, Score]:
         """Any metrics of `weights`, all of one pass over the pictures, as the reward is measured.
@@ -155,46 +157,32 @@ class CandidateTrainer:
         sets = self._validation(which)
         asked = sets.metrics(metrics)
         with numerics(self.config):
-            return sets.named_scores(self._embed(weights, sets, asked), metrics)
+            embeddings = self._embed(weights, sets, asked)
+            return self._in_rank_0(lambda: sets.named_scores(embeddings, metrics))
 
     def _validation(self, which: str) -> Validation:
         """The sets of a purpose, made when first asked for."""
         if which not in self._validations:
-            self._validations[which] = Validation(which, self.data, self.reward)
+            self._validations[which] = self.ranks.agreed(lambda: Validation(which, self.data, self.reward))
         return self._validations[which]
 
     def _embed(self, weights: Weights, sets: Validation, metrics: Sequence[Metric]) -> list[Embeddings]:
-        backbone = {name: slot for name, slot in self._slots.items() if name.startswith("backbone.")}
-        _load(
-            weights | {name: weights[f"average.{name}"] for name in backbone if f"average.{name}" in weights}, backbone
-        )
+        self._model.load_backbone(weights)
         try:
-            return sets.embed(self._embedding, metrics)
+            return sets.embed(self._embedding, metrics, self.ranks)
         except EmbeddingsNotFiniteError:
             message = "weights to test must give finite embeddings, got others; use weights that did not diverge"
             raise UserError(message) from None
+
+    def _in_rank_0(self, value_of: Callable[[], Value]) -> Value:
+        """What rank 0, which has all embeddings, makes of them; in every rank."""
+        value: Value = self.ranks.broadcast_object(value_of() if self.ranks.rank == 0 else None)
+        return value
 
     def _training_set(self) -> TrainingSet:
         if not self.data.train:
             raise UserError("a trainer needs training pictures, got an empty `train`: name an LMDB and its list file")
         return TrainingSet.from_config(self.data)
-
-    def _build(self) -> nn.ModuleDict:
-        dim = self.config.embedding_dim
-        backbone = build_backbone(self.config.backbone, dim, self.data.input_size, self.seed)
-        return nn.ModuleDict({"backbone": backbone, "head": CosineHead(dim, self.num_classes, self.seed)})
-
-    def _load_all(self, base: Weights) -> None:
-        """Load weights, and momentum too if it is inherited and `base` has any."""
-        _load(base, self._slots)
-        if self.config.inherit_momentum and any(name.startswith("momentum.") for name in base):
-            _load(base, self._momentum)
-        else:
-            for buffer in self._momentum.values():
-                buffer.zero_()
-
-    def _weights(self) -> Weights:
-        return _copies(self._slots) | (_copies(self._momentum) if self.config.inherit_momentum else {})
 
     def _loss_state(self, loss: Loss, base: Weights) -> dict[str, Tensor]:
         """Live state of a loss: inherited where `base` has it in the same shape, else as it is at the start."""
@@ -207,10 +195,10 @@ class CandidateTrainer:
 
     def _average(self) -> RunningMean:
         """The mean of the backbone's weights over the last steps of a generation, still empty."""
-        backbone = {n: t for n, t in self._slots.items() if n.startswith("backbone.") and t.is_floating_point()}
         steps = self.generation_steps
         return RunningMean(
-            backbone if self.config.average else {}, first_step=steps - max(1, round(self.config.average * steps))
+            self._model.backbone() if self.config.average else {},
+            first_step=steps - max(1, round(self.config.average * steps)),
         )
 
     def _train(
@@ -227,23 +215,16 @@ class CandidateTrainer:
         steps = self.generation_steps
         start = first_step(candidate.generation, self.config, self._steps_per_epoch)
         losses = torch.zeros(steps, device=self.device)
-        # Anew each time, since a scale that earlier candidates moved would be history; and low, since each step on the
-        # way down from torch's 65536 would be lost in every generation.
-        scaler = torch.amp.GradScaler(
-            self.device.type, init_scale=1024.0, growth_interval=100, enabled=self._autocast is torch.float16
-        )
+        self._model.train()
         look = GPU_CHECK_STEPS if self.device.type == "cuda" else 1
         seed = _order_seed(self.seed, candidate.order)
-        self._model.train()
         with closing(self._batches(start, steps, seed)) as batches:
             for done, (images, target) in enumerate(batches, start=1):
                 step = start + done - 1
-                self._set_rate(learning_rate(step, self.config, self._steps_per_epoch))
-                sample = self._sampler.take(target, step, seed) if self._sampler else None
-                loss_of = self._loss_of(candidate.loss, state, step, seed, sample)
-                losses[done - 1] = self._step(images, target, loss_of, scaler)
-                if self._sampler:
-                    self._sampler.give_back()
+                rate = learning_rate(step, self.config, self._steps_per_epoch)
+                losses[done - 1] = self._model.step(
+                    images, target, candidate.loss, state=state, step=step, seed=seed, rate=rate
+                )
                 average.add(done)
                 if progress:
                     progress(done, steps)
@@ -253,97 +234,42 @@ class CandidateTrainer:
 
     def _batches(self, start: int, steps: int, seed: int) -> Generator[tuple[Tensor, Tensor], None, None]:
         """Batches that every candidate of the generation sees; to be closed, so that no thread decodes on."""
-        size, threads = self.config.batch_size, self.data.decode_threads
-        yield from self._training.batches(start, steps, size, seed, flip=self.data.flip, decode_threads=threads)
-
-    def _set_rate(self, rate: float) -> None:
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
-
-    def _class_sampler(self) -> ClassSampler | None:
-        head = cast(CosineHead, self._model["head"])
-        rate = self.config.sample_rate
-        return ClassSampler(head.weight, self._optimizer, rate=rate) if rate < 1 else None
-
-    def _loss_of(
-        self, loss: Loss, state: dict[str, Tensor], step: int, seed: int, sample: SampledClasses | None
-    ) -> BatchLoss:
-        """The loss of a batch as a function of its embeddings [batch, dim] and target [batch]."""
-        head = cast(CosineHead, self._model["head"])
-
-        left, right, chunk = loss.normalise_embedding, loss.normalise_weight, self.config.head_chunk
-
-        def loss_of(embeddings: Tensor, target: Tensor) -> Tensor:
-            products: Cosines  # [batch, classes]
-            if chunk or sample is not None:
-                products = head.products(
-                    embeddings, normalise_embedding=left, normalise_weight=right, chunk=chunk, sample=sample
-                )
-            else:
-                products = head(embeddings, normalise_embedding=left, normalise_weight=right)
-            if not loss.needs_context:
-                return loss(products, target)
-            norms = embeddings.float().norm(dim=1)
-            if isinstance(products, ClassProducts):
-                target_norms = products.target_norms(target)
-            else:
-                target_norms = head.weight.float().norm(dim=1)[target]
-            context = LossContext(norms=norms, target_norms=target_norms, step=step, seed=seed, state=state)
-            return loss(products, target, context)
-
-        return loss_of
-
-    def _step(self, images: Tensor, target: Tensor, loss_of: BatchLoss, scaler: torch.amp.GradScaler) -> Tensor:
-        # The last step's input is overwritten: fresh memory would cost as much as the arithmetic.
-        self._input = self._to_device(images, self._input)
-        loss = loss_of(self._forward(self._input), target.to(self.device, non_blocking=True))
-        self._optimizer.zero_grad(set_to_none=True)
-        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        scaler.step(self._optimizer)
-        scaler.update()
-        return loss.detach()
-
-    def _to_device(self, images: Tensor, out: Tensor | None = None) -> Tensor:
-        """[n, size, size, 3] uint8 -> [n, 3, size, size] float on the device."""
-        pictures = normalise(images, self.device, out=out if self.config.channels_last else None)
-        return pictures if self.config.channels_last else pictures.contiguous()
-
-    def _forward(self, pictures: Tensor) -> Tensor:
-        """Embeddings [n, dim], not normalised."""
-        with torch.autocast(self.device.type, self._autocast, enabled=self._autocast is not None):
-            embeddings: Tensor = self._model["backbone"](pictures)
-        return embeddings.float()
+        size, threads, part = self.config.batch_size, self.data.decode_threads, self.ranks.share(self.config.batch_size)
+        yield from self._training.batches(
+            start, steps, size, seed, flip=self.data.flip, decode_threads=threads, part=part
+        )
 
     def _embedding(self, images: Tensor) -> Tensor:
         """Embeddings [n, dim] of pictures to verify, not normalised."""
-        self._model.eval()
-        pictures = self._to_device(images)
-        embeddings = self._forward(pictures)
-        if self.reward.flip_average:
-            embeddings += self._forward(pictures.flip(3))
-        return embeddings
+        return self._model.embed(images, flip_average=self.reward.flip_average)
 
     def _validated(self, candidate: Candidate, weights: Weights, losses: npt.NDArray[np.float32]) -> CandidateResult:
         """The result of the model as it stands: its reward, and more metrics for the record."""
         sets = self._validations["reward"]
-        name, more = self.reward.metric, sets.recorded_metrics
-        metrics = sets.metrics([name])
-        parts = [str(metric) for metric in metrics]
+        metrics = [*sets.metrics([self.reward.metric]), *sets.recorded_metrics]
         try:
-            embeddings = sets.embed(self._embedding, [*metrics, *more])
+            embeddings = sets.embed(self._embedding, metrics, self.ranks)
         except EmbeddingsNotFiniteError:
             return self._diverged(candidate, "embeddings are not finite after the generation")
+        result = self._in_rank_0(lambda: self._scored(candidate, embeddings, losses))
+        return replace(result, weights=weights if self.ranks.rank == 0 else {})
+
+    def _scored(
+        self, candidate: Candidate, embeddings: Sequence[Embeddings], losses: npt.NDArray[np.float32]
+    ) -> CandidateResult:
+        sets, name = self._validations["reward"], self.reward.metric
+        parts = [str(metric) for metric in sets.metrics([name])]
         scores = sets.named_scores(embeddings, [name, *parts])
         reward = scores[name]
         own = {part: scores[part].value for part in parts} | {f"{p}_se": scores[p].standard_error for p in parts}
+        own |= sets.report(embeddings, sets.recorded_metrics)
         return CandidateResult(
             generation=candidate.generation,
             index=candidate.index,
             reward=reward.value,
             reward_se=reward.standard_error,
             replicates=reward.replicates,
-            metrics={"train_loss": float(losses.mean(dtype=np.float64)), **own, **sets.report(embeddings, more)},
-            weights=weights,
+            metrics={"train_loss": float(losses.mean(dtype=np.float64)), **own},
         )
 
     def _diverged(self, candidate: Candidate, reason: str) -> CandidateResult:
@@ -362,63 +288,6 @@ class CandidateTrainer:
 def _order_seed(seed: int, order: int) -> int:
     """What the order of the pictures, their flips and a loss's own draws are keyed by."""
     return int(np.random.SeedSequence([seed, order]).generate_state(1, np.uint64)[0] >> 1) if order else seed
-
-
-def _device(name: str | None) -> torch.device:
-    gpu = torch.cuda.is_available()
-    try:
-        device = torch.device(name or ("cuda" if gpu else "cpu"))
-    except RuntimeError as error:
-        raise UserError(f"device must be `cpu` or `cuda`, got {name!r}") from error
-    if device.type == "cuda" and not gpu:
-        law = f"device {name!r} needs a GPU that torch {torch.__version__} can use, got none"
-        raise UserError(f"{law}: install a CUDA build of torch, or take `cpu` (--gpus-per-worker 0)")
-    return device
-
-
-def _autocast_dtype(amp: str, device: torch.device) -> torch.dtype | None:
-    if amp == "auto":
-        if device.type != "cuda":
-            return None
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    return {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[amp]
-
-
-def _sgd(model: nn.Module, config: TrainerConfig) -> torch.optim.SGD:
-    """SGD that decays matrices and kernels, but not batch norm, biases and slopes, which are vectors."""
-    parameters = list(model.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
-
-
-def _momentum_buffers(model: nn.Module, optimizer: torch.optim.SGD) -> dict[str, Tensor]:
-    """Give the optimizer its buffers before its first step, so that they can be loaded like weights; by name."""
-    buffers = {}
-    for name, parameter in model.named_parameters():
-        buffers[f"momentum.{name}"] = optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-    return buffers
-
-
-@torch.no_grad()
-def _load(weights: Weights, slots: Mapping[str, Tensor]) -> None:
-    """Copy arrays into live tensors of the same names."""
-    for name, slot in slots.items():
-        array = weights.get(name)
-        if array is None or array.shape != tuple(slot.shape):
-            found = "none" if array is None else str(list(array.shape))
-            raise UserError(
-                f"weights must have `{name}` of shape {list(slot.shape)}, got {found}: they are of another backbone,"
-                " embedding_dim, input_size or training set"
-            )
-        # torch warns of read-only arrays, as they come out of an object store, though nothing is written here.
-        slot.copy_(torch.from_numpy(array if array.flags.writeable else array.copy()))
-
-
-def _copies(tensors: Mapping[str, Tensor]) -> Weights:
-    return {name: np.array(tensor.detach().cpu().numpy(), order="C") for name, tensor in tensors.items()}
 
 
 def _loss_fault(losses: npt.NDArray[np.float32]) -> str:

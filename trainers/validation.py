@@ -11,9 +11,11 @@ from search_space.errors import UserError
 from trainers.config import DataConfig, PairsConfig, RewardConfig
 from trainers.data.verification_set import VerificationSet, verification_sets
 from trainers.metrics import Metric, can_give, parse_mean, possible_metrics
+from trainers.ranks import Ranks
 from trainers.verification import AllPairsMetrics, Score, cosine_scores, evaluate_metric, verification_report
 
 BATCH = 128
+ALONE = Ranks.alone()
 
 Forward = Callable[[Tensor], Tensor]
 """[n, size, size, 3] uint8 BGR -> [n, dim] float32 embeddings, not normalised."""
@@ -71,22 +73,28 @@ class Validation:
         return metrics
 
     @torch.inference_mode()
-    def embed(self, forward: Forward, metrics: Sequence[Metric]) -> list[Embeddings]:
+    def embed(self, forward: Forward, metrics: Sequence[Metric], ranks: Ranks = ALONE) -> list[Embeddings]:
         """Embeddings of the pictures that some metrics need, each distinct picture of a set once.
 
+        Args:
+            ranks: each embeds its share of the pictures; only rank 0 has the embeddings then.
         Raises:
-            EmbeddingsNotFiniteError: one of them is not finite.
+            EmbeddingsNotFiniteError: one of them is not finite; in every rank.
         """
         listed, labelled = any(not m.all_pairs for m in metrics), any(m.all_pairs for m in metrics)
-        result = []
+        shares, result = [], []
         for one in self.sets:
             rows = one.rows(listed=listed, labelled=labelled)
-            parts = [forward(images) for images in one.images(BATCH, rows)]
-            found = torch.cat(parts).cpu().numpy()
-            if not np.isfinite(found).all():
-                raise EmbeddingsNotFiniteError
+            parts = [forward(images) for images in one.images(BATCH, rows[ranks.share(len(rows))])]
+            share = torch.cat(parts).cpu().numpy() if parts else np.empty((0, 0), np.float32)
+            shares.append((rows, share))
+        if not all(ranks.gather_objects(all(np.isfinite(share).all() for _, share in shares))):
+            raise EmbeddingsNotFiniteError
+        for one, (rows, share) in zip(self.sets, shares, strict=True):
+            found = ranks.stack(share)
             embeddings = np.full((len(one.keys), found.shape[1]), np.nan, np.float32)
-            embeddings[rows] = found
+            if len(found):
+                embeddings[rows] = found
             result.append(embeddings)
         return result
 

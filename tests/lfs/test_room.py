@@ -1,11 +1,13 @@
 """What fits a cluster now and once it has grown, and which resource is named where nothing ever will."""
 
 import itertools
+import re
 
 import pytest
 
-from lfs.config import SearchConfig
+from lfs.config import CompareConfig, ReliabilityConfig, SearchConfig
 from lfs.room import Growth, Room, fit_workers, growth_of_file, is_autoscaled, said
+from lfs.train import configured
 from search_space.errors import UserError
 
 Nodes = list[dict[str, float]]
@@ -97,3 +99,82 @@ def test_names_that_ray_makes_up_are_no_sign_of_an_autoscaler() -> None:
     assert not is_autoscaled(["node_515a2a1b4332960ba849956b8bb41e68a07e6d05152b6b7c9f099c7a", ""])
     assert is_autoscaled(["node_515a2a1b4332960ba849956b8bb41e68a07e6d05152b6b7c9f099c7a", "gpu.spot"])
     assert is_autoscaled(["headgroup"])
+
+
+RANKS = {"ranks_per_worker": 4, "cpus_per_worker": 8.0, "gpus_per_worker": 4}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "settings", "expected"),
+    [
+        ([{"CPU": 32.0, "GPU": 8.0}], RANKS, (4.0, 2)),
+        ([{"CPU": 32.0, "GPU": 2.0}] * 4, RANKS, (4.0, 2)),
+        ([{"CPU": 3.0, "GPU": 8.0}] * 9, RANKS, (4.0, 2)),
+        ([{"CPU": 32.0, "GPU": 8.0}], {"ranks_per_worker": 4}, (4.0, 2)),
+        ([{"CPU": 32.0, "GPU": 8.0}], {"gpus_per_worker": 4}, (4.0, 2)),
+        ([{"CPU": 2.0}] * 3, {"ranks_per_worker": 2, "cpus_per_worker": 2.0}, (0.0, 3)),
+    ],
+)
+def test_trainers_of_several_ranks_that_fit(
+    nodes: Nodes, settings: dict[str, float], expected: tuple[float, int]
+) -> None:
+    room = fit_workers(asking(**settings), nodes)
+    assert (room.gpus, room.now) == expected
+
+
+@pytest.mark.parametrize(
+    ("nodes", "message"),
+    [
+        ([{"CPU": 1.0, "GPU": 4.0}] * 9, "each of a trainer's 4 ranks needs 2 CPU, the largest node has 1"),
+        (
+            [{"CPU": 64.0, "GPU": 3.0}],
+            "ranks needs 2 CPU and 1 GPU, and there is room for 3 of them; see",
+        ),
+    ],
+)
+def test_ranks_that_never_fit_are_named(nodes: Nodes, message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        fit_workers(asking(**RANKS), nodes)
+
+
+@pytest.mark.parametrize(
+    ("settings", "law"),
+    [
+        ({"gpus_per_worker": 1.5}, "gpus_per_worker must be in [0, 1] or a whole number, got 1.5"),
+        ({"gpus_per_worker": -1}, "gpus_per_worker must be in [0, 1] or a whole number, got -1"),
+        ({"ranks_per_worker": 0}, "ranks_per_worker must be at least 1, got 0"),
+        (
+            {"gpus_per_worker": 4, "ranks_per_worker": 2},
+            "must be 0, or 1 for each of ranks_per_worker (2), got 4",
+        ),
+        (
+            {"gpus_per_worker": 1, "ranks_per_worker": 2},
+            "must be 0, or 1 for each of ranks_per_worker (2), got 1",
+        ),
+        (
+            {"gpus_per_worker": 2, "ranks_per_worker": 1},
+            "must be 0, or 1 for each of ranks_per_worker (1), got 2",
+        ),
+        (
+            {"gpus_per_worker": 3},
+            "batch_size must be divisible by the ranks of a trainer, 3, to 2",
+        ),
+    ],
+)
+def test_ranks_and_gpus_must_go_together(settings: dict[str, float], law: str) -> None:
+    with pytest.raises(UserError, match=re.escape(law)):
+        SearchConfig(**settings)
+
+
+def test_a_rank_is_a_process_of_its_own_on_each_gpu() -> None:
+    ranks = [SearchConfig(gpus_per_worker=gpus).num_ranks for gpus in (None, 0, 0.5, 1, 4)]
+    assert ranks == [1, 1, 1, 1, 4]
+    assert SearchConfig(ranks_per_worker=2, gpus_per_worker=0).num_ranks == 2
+
+
+def test_only_a_search_has_trainers_of_several_ranks() -> None:
+    for kind in (CompareConfig, ReliabilityConfig):
+        with pytest.raises(UserError, match="ranks_per_worker must be 1, and gpus_per_worker 1 at most, for all but"):
+            kind(ranks_per_worker=2)
+    with pytest.raises(UserError, match="for all but lfs.search, got 2"):
+        configured("am", "", {"gpus_per_worker": "2"})

@@ -1,5 +1,7 @@
 """How several searches divide a cluster: by priority, evenly among equals, never beyond what fits or is wanted."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,6 +40,13 @@ def test_what_the_first_cannot_use_goes_to_the_next() -> None:
     nodes = [{"CPU": 4.0, "GPU": 1.0}, {"CPU": 4.0}]
     claims = [claim("gpu", 9, priority=5, CPU=1.0, GPU=1.0), claim("cpu", 9)]
     assert divide(nodes, claims) == {"gpu": 1, "cpu": 7}
+
+
+def test_the_ranks_of_a_trainer_may_lie_on_several_nodes_but_all_of_them_must_fit() -> None:
+    nodes = [{"CPU": 3.0}, {"CPU": 3.0}, {"CPU": 1.0}]
+    ranks = Claim(name="ranks", priority=1, most=9, needs={"CPU": 2.0}, ranks=2)
+    assert divide(nodes, [ranks, claim("one", 9)]) == {"ranks": 1, "one": 3}
+    assert divide(nodes, [replace(ranks, ranks=3), claim("one", 9)]) == {"ranks": 0, "one": 7}
 
 
 @given(

@@ -134,9 +134,9 @@ def test_decode_ahead_is_bounded_and_stops_with_the_consumer(one: Files, monkeyp
     asked: list[int] = []
     batch_at = training_set.batch_at
 
-    def spy(step: int, batch_size: int, seed: int, flip: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    def spy(step: int, batch_size: int, seed: int, flip: bool, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
         asked.append(step)
-        return batch_at(step, batch_size, seed, flip)
+        return batch_at(step, batch_size, seed, flip, part)
 
     monkeypatch.setattr(training_set, "batch_at", spy)
     batches = training_set.batches(0, 10**9, 4, seed=3, decode_threads=2)

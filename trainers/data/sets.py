@@ -21,6 +21,8 @@ from trainers.data.lmdb_source import LmdbSource
 
 Integers = npt.NDArray[np.int64]
 
+WHOLE = slice(None)
+
 _ORDER, _FLIP = 1, 2
 """What a random stream is for; part of its key."""
 
@@ -146,32 +148,39 @@ class TrainingSet:
             raise UserError(f"expected at least one batch of pictures (batch_size = {batch_size}), got {len(self)}")
         return len(self) // batch_size
 
-    def batch_at(self, step: int, batch_size: int, seed: int, flip: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
-        """The batch of a step: (uint8 [batch_size, size, size, 3] BGR, int64 labels [batch_size])."""
+    def batch_at(
+        self, step: int, batch_size: int, seed: int, flip: bool = True, part: slice = WHOLE
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The batch of a step: (uint8 [batch_size, size, size, 3] BGR, int64 labels [batch_size]).
+
+        Args:
+            part: rows of the batch whose pictures are wanted; the labels are always those of all rows.
+        """
         epoch, index = divmod(step, self.num_batches(batch_size))
         rows = slice(index * batch_size, (index + 1) * batch_size)
         numbers = _permutation(len(self), seed, epoch)[rows]
-        flips = _flips(len(self), seed, epoch)[rows] if flip else None
-        return torch.from_numpy(self.pictures.read(numbers, flips)), torch.from_numpy(self.labels[numbers])
+        flips = _flips(len(self), seed, epoch)[rows][part] if flip else None
+        return torch.from_numpy(self.pictures.read(numbers[part], flips)), torch.from_numpy(self.labels[numbers])
 
     def batches(
-        self, first_step: int, num_steps: int, batch_size: int, seed: int, *, flip: bool = True, decode_threads: int = 0
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        self, first_step: int, num_steps: int, batch_size: int, seed: int, *, flip: bool = True,
+        decode_threads: int = 0, part: slice = WHOLE,
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:  # fmt: skip
         """Batches of consecutive steps in order; with `decode_threads`, decoded ahead by so many threads."""
         steps = iter(range(first_step, first_step + num_steps))
         if not decode_threads:
             for step in steps:
-                yield self.batch_at(step, batch_size, seed, flip)
+                yield self.batch_at(step, batch_size, seed, flip, part)
             return
         with ThreadPoolExecutor(decode_threads, "decode") as pool:
             ahead: deque[Future[tuple[torch.Tensor, torch.Tensor]]] = deque()
             try:
                 for step in islice(steps, 2 * decode_threads):
-                    ahead.append(pool.submit(self.batch_at, step, batch_size, seed, flip))
+                    ahead.append(pool.submit(self.batch_at, step, batch_size, seed, flip, part))
                 while ahead:
                     batch = ahead.popleft().result()
                     for step in islice(steps, 1):
-                        ahead.append(pool.submit(self.batch_at, step, batch_size, seed, flip))
+                        ahead.append(pool.submit(self.batch_at, step, batch_size, seed, flip, part))
                     yield batch
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
