@@ -96,14 +96,14 @@ class Controller:
     async def lease(self, trainer: str, incarnation: str, actor: Any) -> Lease:
         """Work for a trainer; a base handle comes wrapped in a list so that Ray passes it on unfetched.
 
-        A trainer without work of which there is one too many is told to stop.
+        A trainer without work of which there is one too many is told to leave.
         """
         self._join(trainer, incarnation, actor)
         until = time.monotonic() + POLL_S
         while self._watchers.get(trainer, ("",))[0] == incarnation:  # else it died waiting: no work for the dead
             if self._too_many(trainer):
                 self._dismiss(trainer)
-                return Lease(kind="stop")
+                return Lease(kind="leave")
             lease = self.search.lease(trainer)
             left = until - time.monotonic()
             if lease.kind == "stop":

@@ -3,20 +3,22 @@
 from typing import Any
 
 from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.logger import CSVLoggerCallback
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from lfs.config import SearchConfig
 from lfs.room import rank_needs
 from lfs.run_store import RunStore
-from lfs.trainable import Trainer, trainer_label
+from lfs.trainable import LEAVES, Trainer, trainer_label
 from lfs.watch import Watch
 
 
 class Crew(Searcher):
     """Where Tune asks for the next trial: there is one as long as the controller wants more trainers than there are.
 
-    A trainer that is no longer wanted is told so by the controller and ends; one that dies is restarted by Tune under
-    its own number. Numbers are given anew, the lowest free one first.
+    One that dies is restarted by Tune under its own number. Numbers of trainers that gave up are given anew.
 
     Tune pickles its searchers, so this one holds the controller's name alone; what is behind it stays in the driver.
     """
@@ -51,6 +53,44 @@ class Crew(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing to restore."""
+
+
+class Shifts(FIFOScheduler):
+    """Pauses a trial whose trainer leaves, which frees what it holds, and resumes it when it is wanted again.
+
+    A trial that ended instead would be the last one in a search that is paused, and Tune waits for the next trial of a
+    searcher without attending to anything else.
+    """
+
+    def __init__(self, controller: str) -> None:
+        super().__init__()
+        self.controller = controller
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """A trainer says with its last result whether it leaves."""
+        if not result.get(LEAVES):
+            return str(TrialScheduler.CONTINUE)
+        tune_controller.pause_trial(trial, should_checkpoint=False)
+        return str(TrialScheduler.NOOP)
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """The first trial that waits for its start, or one that left, if it is wanted again."""
+        trials = tune_controller.get_trials()
+        starting, paused = ([t for t in trials if t.status == status] for status in (Trial.PENDING, Trial.PAUSED))
+        if starting or not paused:
+            return starting[0] if starting else None
+        watch = Watch.live.get(self.controller)
+        at_work = sum(trial.status == Trial.RUNNING for trial in trials)
+        return paused[0] if watch is not None and at_work < watch.wanted else None
+
+
+class CandidatesCSV(CSVLoggerCallback):
+    """Tune's progress.csv, whose columns are those of the first row: rows without a candidate are left out."""
+
+    def log_trial_result(self, iteration: int, trial: Any, result: dict[str, Any]) -> None:
+        """One row for each candidate."""
+        if "candidate" in result:
+            super().log_trial_result(iteration, trial, result)
 
 
 class WhenOver(tune.Stopper):
@@ -100,10 +140,11 @@ def tune_trials(store: RunStore, config: SearchConfig, gpus: float, controller: 
         resources = tune.PlacementGroupFactory([bundle] * config.num_ranks, strategy="PACK")
     run_config = tune.RunConfig(
         name=store.next_session(), storage_path=store.uri, verbose=0, stop=WhenOver(controller), log_to_file=True,
-        failure_config=tune.FailureConfig(max_failures=-1), callbacks=[Deaths(controller)],
+        failure_config=tune.FailureConfig(max_failures=-1), callbacks=[Deaths(controller), CandidatesCSV()],
         checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
     )  # fmt: skip
     settings = tune.TuneConfig(
-        search_alg=Crew(controller), num_samples=-1, trial_dirname_creator=lambda t: trial_folder(t.config)
-    )
+        search_alg=Crew(controller), scheduler=Shifts(controller), num_samples=-1,
+        trial_dirname_creator=lambda t: trial_folder(t.config),
+    )  # fmt: skip
     tune.Tuner(tune.with_resources(Trainer, resources), run_config=run_config, tune_config=settings).fit()

@@ -16,7 +16,8 @@ class Lease:
     """One piece of work for one trainer."""
 
     kind: str
-    """`train` a candidate, `test` the final model, `wait` and ask again, `stop`: the search is over."""
+    """`train` a candidate, `test` the final model, `wait` and ask again, `leave` until you are wanted again,
+    `stop`: the search is over."""
 
     generation: int = 0
     index: int = 0

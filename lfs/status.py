@@ -7,6 +7,7 @@ Examples:
 """
 
 import argparse
+import contextlib
 import secrets
 import sys
 import time
@@ -52,19 +53,18 @@ def status_of(controller: Any, follower: str = "") -> dict[str, Any] | None:
 
 def listing(address: str, storage: str) -> list[tuple[str, dict[str, Any] | None]]:
     """Name and status of every running search that can be found."""
-    found = []
+    found: dict[str, tuple[str, dict[str, Any] | None]] = {}
     for place, asked in addresses(address, storage).items():
         try:
             with controllers(place) as running:
                 for name, controller in running.items():
-                    try:
-                        found.append((name, status_of(controller)))
-                    except UserError:
-                        continue
+                    with contextlib.suppress(UserError):  # it ended a moment ago
+                        status = status_of(controller)
+                        found[status["run"] if status else name] = name, status  # a cluster may have two addresses
         except UserError:
             if asked:
                 raise
-    return found
+    return list(found.values())
 
 
 def table(found: Sequence[tuple[str, dict[str, Any] | None]]) -> Table:

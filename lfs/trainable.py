@@ -24,6 +24,8 @@ RETRY_S = 0.5
 GOLDEN = (5**0.5 - 1) / 2
 MAX_RAY_ERRORS = 5
 """Failures of Ray in a row (a base that cannot be fetched, say) after which this process gives up to a fresh one."""
+LEAVES = "leaves"
+"""In a result: the trainer is not wanted at present."""
 logger = logging.getLogger(__name__)
 
 
@@ -53,13 +55,13 @@ class Trainer(tune.Trainable):
             self.next_lease = Lease(kind="stop")
 
     def step(self) -> dict[str, Any]:
-        """Train one candidate. The next lease is taken at the end, so that the last result can say `done`."""
+        """Train one candidate. The next lease is taken at the end, so that the last result can say so."""
         lease = self.next_lease or self._next()
-        if lease.kind == "stop":
-            return {tune.result.DONE: True}
+        if lease.kind != "train":
+            return _last(lease)
         row = self._train(lease)
         self.next_lease = self._next()
-        return row | {tune.result.DONE: self.next_lease.kind == "stop"}
+        return row | _last(self.next_lease)
 
     def alive(self) -> int:
         """Answers between two candidates; fails at once when this process is dead. The controller waits on it."""
@@ -82,7 +84,7 @@ class Trainer(tune.Trainable):
         while True:
             lease: Lease = ray.get(self.controller.lease.remote(self.label, self.incarnation, self.me))
             self.working_on = lease
-            if lease.kind in ("train", "stop"):
+            if lease.kind in ("train", "leave", "stop"):
                 return lease
             if lease.kind == "test":
                 self._test(lease)
@@ -166,6 +168,11 @@ def trainer_label(config: dict[str, Any]) -> str:
 def phase(number: int) -> float:
     """In [0, 1), evenly for any number of trainers: a generation begins for all at once, their messages must not."""
     return number * GOLDEN % 1
+
+
+def _last(lease: Lease) -> dict[str, bool]:
+    """Whether this is a trainer's last result, for now or for good."""
+    return {tune.result.DONE: lease.kind == "stop", LEAVES: lease.kind == "leave"}
 
 
 def _row(report: Report, candidate: Candidate, took_s: float) -> dict[str, Any]:

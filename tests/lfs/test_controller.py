@@ -220,7 +220,7 @@ async def paused_with(store: RunStore) -> Controller:
     await settle()
     assert not any(task.done() for task in waiting)
     assert "end as they finish" in await made.act("pause", "me@here")
-    assert [(await task).kind for task in waiting] == ["stop", "stop"]
+    assert [(await task).kind for task in waiting] == ["leave", "leave"]
     return made
 
 
@@ -233,7 +233,7 @@ def test_a_pause_lets_the_idle_go_at_once_and_the_busy_after_their_candidate(sto
         assert lease.kind == "train"
         await made.report(made_report(made.search.space, lease, "a"), [{}])
         await closed(made, 1)
-        assert (await made.lease("a", "1", Actor())).kind == "stop"
+        assert (await made.lease("a", "1", Actor())).kind == "leave"
         status = await made.status()
         assert (status["state"], status["trainers"], status["generation"]) == ("paused", 0, 1)
         assert (await made.claim()) is None
@@ -264,12 +264,12 @@ def test_a_smaller_share_lets_trainers_go_and_a_larger_one_asks_for_more(store: 
         assert await made.claim() == mine
         lease = await made.lease("a", "1", Actor())
         assert lease.kind == "train"
-        assert (await made.lease("b", "1", Actor())).kind == "stop"
+        assert (await made.lease("b", "1", Actor())).kind == "leave"
         assert (await made.status())["trainers"] == 1
         await made.allow(0, mine)
         await made.report(made_report(made.search.space, lease, "a"), [{}])
         await closed(made, 1)
-        assert (await made.lease("a", "1", Actor())).kind == "stop"
+        assert (await made.lease("a", "1", Actor())).kind == "leave"
         assert (await made.status())["state"] == "waiting for room"
         await made.allow(99, mine)
         assert (await made.status())["wanted"] == 3

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from lfs.crew import Crew, WhenOver, trial_folder
+from lfs.crew import Crew, Shifts, WhenOver, trial_folder
 from lfs.watch import Watch
 
 
@@ -64,3 +66,40 @@ def test_no_more_come_when_the_search_is_over_or_gone(driver: Driver) -> None:
 def test_folders_tell_starts_of_one_number_apart() -> None:
     assert trial_folder({"trainer": 7, "start": 1}) == "trainer-007"
     assert trial_folder({"trainer": 7, "start": 2}) == "trainer-007-2"
+
+
+class FakeTrial:
+    """A trial as a scheduler sees it."""
+
+    def __init__(self, status: str) -> None:
+        self.status = status
+
+
+class FakeTune:
+    """Tune's controller as a scheduler sees it."""
+
+    def __init__(self, *statuses: str) -> None:
+        self.trials = [FakeTrial(status) for status in statuses]
+
+    def get_trials(self) -> list[FakeTrial]:
+        return self.trials
+
+    def pause_trial(self, trial: FakeTrial, *, should_checkpoint: bool) -> None:
+        assert not should_checkpoint
+        trial.status = Trial.PAUSED
+
+
+def test_one_that_leaves_is_paused_and_comes_back_when_it_is_wanted(driver: Driver) -> None:
+    shifts, made = Shifts("controller/x"), FakeTune(Trial.RUNNING, Trial.RUNNING)
+    assert shifts.on_trial_result(made, made.trials[0], {"candidate": 1, "leaves": False}) == TrialScheduler.CONTINUE
+    driver.wanted = 1
+    assert shifts.on_trial_result(made, made.trials[1], {"candidate": 2, "leaves": True}) == TrialScheduler.NOOP
+    assert [trial.status for trial in made.trials] == [Trial.RUNNING, Trial.PAUSED]
+    assert shifts.choose_trial_to_run(made) is None
+    driver.wanted = 2
+    assert shifts.choose_trial_to_run(made) is made.trials[1]
+    made.trials.append(FakeTrial(Trial.PENDING))
+    assert shifts.choose_trial_to_run(made) is made.trials[2]
+    del Watch.live["controller/x"]
+    assert Shifts("controller/x").choose_trial_to_run(FakeTune(Trial.PAUSED)) is None
+    Watch.live["controller/x"] = driver  # type: ignore[assignment]

@@ -71,17 +71,18 @@ def test_two_searches_share_a_cluster_and_one_is_paused_resumed_extended_and_wat
 
     second = run_command("lfs.search", *place, "--name", "second")
     wait_for({"first": "0 of 0", "second": "2 of 2"}, lambda: trainers(say, where))
-    stood = len(first.committed())
-    last = stood + 3
     say("lfs.control", "resume", first.uri, *where)
     wait_for({"first": "1 of 1", "second": "1 of 1"}, lambda: trainers(say, where))
     say("lfs.control", "stop", "second", "--now", *where)
     assert second.wait() == 0, second.err.read_text()
     assert "continue with python -m lfs.search --resume" in second.out.read_text()
     wait_for({"first": "2 of 2"}, lambda: trainers(say, where))
-    last = max(last, len(first.committed()) + 3)
+    watching = run_command("lfs.status", "first", *where)
+    watching.wait_for_line("first (")
+    last = len(first.committed()) + 15
     say("lfs.control", "extend", "first", "--generations", str(last), *where)
-    watched = say("lfs.status", "first", *where)
+    assert watching.wait() == 0, watching.err.read_text()
+    watched = watching.out.read_text()
     assert watched.splitlines()[0].startswith(f"first ({first.uri}), ")
     assert f"generation {last}/{last}: best" in watched
     assert "test: accuracy" in watched
