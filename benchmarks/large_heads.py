@@ -30,9 +30,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from search_space.class_products import Cosines
 from search_space.config import LossConfig, SpaceConfig
 from search_space.loss import Loss
-from search_space.margins import make_loss
+from search_space.margins import LOSSES, make_loss
 from search_space.spaces import get_space
 from trainers.class_sampler import FEWEST_ROWS, ClassSampler, SampledClasses
 from trainers.heads import CosineHead, shard_slice
@@ -67,7 +68,12 @@ def step(
 ) -> None:
     """One forward and backward; without a chunk the plain form."""
     embeddings.grad = head.weight.grad = None
-    products = head(embeddings) if chunk is None else head.products(embeddings, chunk=chunk, sample=sample)
+    how = {"normalise_embedding": loss.normalise_embedding, "normalise_weight": loss.normalise_weight}
+    products: Cosines
+    if chunk is None:
+        products = head(embeddings, **how)
+    else:
+        products = head.products(embeddings, **how, chunk=chunk, sample=sample)
     loss(products, target).backward()  # type: ignore[no-untyped-call]
 
 
@@ -214,7 +220,8 @@ def main() -> None:
     steps.add_argument("--num-classes", type=int, default=10**6)
     steps.add_argument("--chunk", type=int, default=8192)
     steps.add_argument("--rounds", type=int, default=5)
-    steps.add_argument("--losses", nargs="+", default=["global", "mv_am"])
+    names = ["global", *(name for name, cls in LOSSES.items() if not cls.needs_context)]
+    steps.add_argument("--losses", nargs="+", choices=names, default=["global", "mv_am"])
     ranks.add_argument("--dim", type=int, default=512)
     ranks.add_argument("--limit", type=int, default=9 * 2**30, help="bytes that a measured rank may take")
     for command in (steps, ranks):
