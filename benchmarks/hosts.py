@@ -7,8 +7,10 @@ seconds are not those of real hosts; bytes are. One more host is the head, with 
 a generation: its times, and what crossed the network from its middle to the middle of the next one, that is its winner
 on its way out, and the same weights on their way to those who train on from them.
 
-    in/W    bytes into a host over bytes of the winner; ideal: 1, as every host needs it
-    out/W   bytes out of all hosts with trainers over bytes of the winner; ideal: 1, as only the winner leaves its host
+    in/W    bytes into a host over bytes of the winner; ideal: 1, as every host needs it, and only the winner goes home
+            to the head (host 0)
+    out/W   bytes out of all hosts with trainers over bytes of the winner; at least 1, the winner itself, and 1 more for
+            each host that took its copy from another one with trainers and not from the head
     wall/ideal   wall time of the generation over sum of (train + validate) of its candidates / trainers; ideal: 1
     idle    trainers' seconds that went into neither, over all of their seconds
     waits_s longest time that a candidate took beyond train and validate: weights that come, weights and report that go
@@ -82,15 +84,15 @@ def generations(store: RunStore, samples: list[Sample], num_trainers: int) -> It
     ]
     for number, (begin, end) in enumerate(pairwise(middles), 1):
         first, last = (next(counters for at, counters in samples if at >= when) for when in (begin, end))
-        moved = [(b[0] - a[0], b[1] - a[1]) for a, b in zip(first, last, strict=True)][1:]  # without the head
+        moved = [(b[0] - a[0], b[1] - a[1]) for a, b in zip(first, last, strict=True)]
         size = (folder / f"{number:06d}" / "winner.safetensors").stat().st_size
         wall_s = store.load_state(number)[1]["wall_s"]
         table = store.load_candidates(number)
         work_s = float((table["train_s"] + table["validate_s"]).sum())
         yield {
             "generation": number + 1, "candidates": len(table), "winner_bytes": size,
-            **{f"in/W host {i}": into / size for i, (into, _) in enumerate(moved, 1)},
-            "out/W": sum(out for _, out in moved) / size, "wall_s": wall_s,
+            **{f"in/W host {i}": into / size for i, (into, _) in enumerate(moved)},
+            "out/W": sum(out for _, out in moved[1:]) / size, "wall_s": wall_s,
             "wall/ideal": wall_s * num_trainers / work_s, "idle": 1 - work_s / (wall_s * num_trainers),
             "waits_s": max(row["overhead_s"] for row in tune if row.get("generation") == number),
         }  # fmt: skip

@@ -74,6 +74,10 @@ class Namespace:
         """Run a command of plain words inside; its output."""
         return subprocess.run([*self.enter, *command.split()], check=True, capture_output=True, text=True).stdout
 
+    def path(self, inside: str) -> Path:
+        """Where a path inside is found from outside."""
+        return Path(f"/proc/{self.pid}/root{inside}")
+
     def close(self) -> None:
         """End everything inside."""
         assert self.process.stdin is not None
@@ -170,7 +174,7 @@ class Hosts:
 
     def wait_for_ray(self, number: int, times: int = 1, timeout_s: float = 90) -> None:
         """Until Ray has started on a host so many times."""
-        wait_for(lambda: self.starts(number) >= times, f"Ray on host {number}", timeout_s)
+        wait_for(lambda: self.starts(number) >= times, f"Ray on host {number}", timeout_s=timeout_s)
 
     def popen(self, number: int, *command: str, **options: Any) -> subprocess.Popen[bytes]:
         """Start a command on a host."""
@@ -202,14 +206,19 @@ class Hosts:
         return [(port["tx"]["bytes"], port["rx"]["bytes"]) for port in ports]
 
 
-def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 120) -> None:
+def wait_for(
+    condition: Callable[[], bool], what: str, process: "subprocess.Popen[bytes] | None" = None, timeout_s: float = 120
+) -> None:
     """Until a condition holds.
 
     Raises:
         TimeoutError: it never did.
+        RuntimeError: the process that was to bring it about ended before.
     """
     deadline = time.monotonic() + timeout_s
     while not condition():
+        if process is not None and process.poll() is not None:
+            raise RuntimeError(f"ended with {process.returncode} before there was a {what}")
         if time.monotonic() > deadline:
             raise TimeoutError(f"no {what} within {timeout_s:g} s")
         time.sleep(0.02)

@@ -34,16 +34,27 @@ def start(hosts: Hosts, folder: Path, recipe: str, num_workers: int) -> subproce
         return hosts.popen(0, *command, stdout=out, stderr=err)
 
 
-def trained(run: Path, ip: str) -> list[dict[str, Any]]:
+def live(hosts: Hosts) -> Path:
+    """Where Tune notes results at once, on the head; it copies them to the run now and then, and in the end."""
+    [session] = hosts.hosts[0].path("/run/ray").glob("session_[0-9]*")
+    return session / "artifacts"
+
+
+def trained(folder: Path, ip: str) -> list[dict[str, Any]]:
     """The candidates that a host trained and brought home, as Tune knows them."""
-    texts = [path.read_text() for path in run.glob("tune/trainer-*/result.json")]
+    texts = [path.read_text() for path in folder.glob("**/trainer-*/result.json")]
     rows = [json.loads(line) for text in texts for line in text.splitlines(keepends=True) if line.endswith("\n")]
     return [row for row in rows if row["node_ip"] == ip and "reward" in row]
 
 
-def pids(run: Path, ip: str) -> set[int]:
-    """The trainers that a host has had."""
-    return {row["pid"] for row in trained(run, ip)}
+def pids(hosts: Hosts, host: int) -> set[int]:
+    """The trainers that a host has had, as far as they have brought something home."""
+    return {row["pid"] for row in trained(live(hosts), hosts.ip(host))}
+
+
+def trials_begun(hosts: Hosts) -> int:
+    """How often Tune has had a trainer ready for work: it opens a TensorBoard file for each."""
+    return len(list(live(hosts).glob("**/trainer-*/events.*")))
 
 
 def test_the_winner_crosses_the_border_of_a_host_once_a_generation(
@@ -62,31 +73,31 @@ def test_the_winner_crosses_the_border_of_a_host_once_a_generation(
         winners = len({row["generation"] for row in rows})
         # One more where the final test was. Half a winner a generation is for all that Ray itself has to say.
         assert winners <= total[host][0] / winner_bytes < 1.5 * (winners + 1), (total, winner_bytes)
-    out = sum(total[host][1] for host in workers)
-    assert 6 <= out / winner_bytes < 1.5 * 6, (total, winner_bytes)
-    assert total[0][0] / winner_bytes >= 6, "the controller is not where the driver is"
+    # What leaves a host goes to the controller beside the driver, six winners, or is another host's copy of the winner.
+    assert 6 <= total[0][0] / winner_bytes < 1.5 * 6, (total, winner_bytes)
 
 
 def test_a_host_that_is_cut_off_in_the_middle_and_comes_back_changes_nothing(
     hosts: Hosts, undisturbed: Path, recipe_file: Callable[..., str], tmp_path: Path
 ) -> None:
     run, log = tmp_path / "run", tmp_path / "run" / "driver.log"
-    stays, leaves = hosts.ip(STAYS), hosts.ip(LEAVES)
     search = start(hosts, tmp_path, recipe_file(), 2)
-    wait_for(lambda: bool(trained(run, stays) and trained(run, leaves)), "candidate from each host")
-    [there], [first], starts = pids(run, stays), pids(run, leaves), hosts.starts(LEAVES)
+    wait_for(lambda: bool(pids(hosts, STAYS) and pids(hosts, LEAVES)), "candidate from each host", search)
+    [there], [first], starts = pids(hosts, STAYS), pids(hosts, LEAVES), hosts.starts(LEAVES)
+    begun = trials_begun(hosts)
     hosts.signal(STAYS, there, signal.SIGSTOP)  # or it would be done before the other host is back
     hosts.cut(LEAVES)
     try:
-        wait_for(lambda: log.exists() and "its node has died" in log.read_text(), "news of the dead node")
+        wait_for(lambda: log.exists() and "its node has died" in log.read_text(), "news of the dead node", search)
     finally:
         hosts.restore(LEAVES)
     hosts.wait_for_ray(LEAVES, starts + 1)
-    wait_for(lambda: bool(pids(run, leaves) - {first}), "candidate from the returned host")
+    wait_for(lambda: trials_begun(hosts) > begun, "trainer on the returned host", search)
     hosts.signal(STAYS, there, signal.SIGCONT)
     assert search.wait(120) == 0, (tmp_path / "err.txt").read_text()
     assert (tmp_path / "err.txt").read_text() == ""
     assert "raylet" not in (tmp_path / "out.txt").read_text()
+    assert {row["pid"] for row in trained(run, hosts.ip(LEAVES))} - {first}, "the returned host was not used"
     assert digest(run) == digest(undisturbed)
     assert json.loads((run / "result.json").read_text()) == json.loads((undisturbed / "result.json").read_text())
 
