@@ -193,8 +193,8 @@ def train_cells(
     shown = CellsView(view, {name: cells[name] for name in todo}, done, len(cells) - len(todo))
     try:
         with ray_cluster(config), quiet_logs(root):
-            nodes = alive_nodes()
-            room = fit_workers(config, [node["Resources"] for node in nodes], growth_of_cluster(len(nodes)))
+            nodes = [node["Resources"] for node in alive_nodes()]
+            room = fit_workers(config, nodes, growth_of_cluster(config, nodes))
             shown.begin(room.now)
             run_trials(root, config, room.gpus, todo, shown, scores)
     except UserError:

@@ -205,12 +205,15 @@ def log_in(file: str, config: dict[str, Any], node: yaml.Node | None) -> str:
 def start(argv: Sequence[str]) -> int:
     """`lfs.search`, or `lfs.search --resume` where its run is there: one command for first and further tries."""
     from lfs import search  # with torch, which a check does not need
-    from lfs.run_store import RunStore
+    from lfs.run_store import RunStore, under
 
     flags = vars(search.parser().parse_args(argv))
     require(bool(flags.get("name")) and bool(flags.get("storage")), "start needs --name and --storage", list(argv))
-    run = f"{flags['storage'].rstrip('/')}/{flags['name']}"
-    if RunStore(run).exists("config.yaml"):
+    run = under(flags["storage"], flags["name"])
+    store = RunStore(run)
+    if store.exists("config.yaml"):
+        if any(event.get("action") == "extend" for event in store.events()):
+            flags.pop("generations", None)  # what was said since is in the run
         kept = [part for name in MAY_CHANGE_ON_RESUME if name in flags for part in (flag(name), flags[name])]
         return search.main(["--resume", run, *kept])
     return search.main(argv)

@@ -22,6 +22,8 @@ def ray_cluster(config: SearchConfig) -> Iterator[None]:
     os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # All trainers are asked for at once, which is also what an autoscaler sees; by itself Tune asks for one by one.
+    os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", "1000")
     address = joins(config)
     with joined(address) if address else started(dashboard=config.dashboard):
         log_errors_of_nodes()

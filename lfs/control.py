@@ -9,6 +9,7 @@ Examples:
 
 import argparse
 import getpass
+import os
 import platform
 import sys
 from collections.abc import Sequence
@@ -32,6 +33,14 @@ def parser() -> Parser:
     return made
 
 
+def user() -> str:
+    """Who does it; a number where the system has no name for it, as in many containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
 def main(argv: Sequence[str]) -> int:
     """Run the command; see the module."""
     options = parser().parse_args(argv)
@@ -43,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
     with controller_of(options.search, options.address, options.storage) as controller:
         import ray
 
-        by = f"{getpass.getuser()}@{platform.node()}"
+        by = f"{user()}@{platform.node()}"
         try:
             said = ray.get(controller.act.remote(action, by, options.generations), timeout=6 * ANSWER_S)
         except ray.exceptions.RayTaskError as error:

@@ -78,6 +78,8 @@ class Controller:
         self._notes: list[str] = []
         self._followers: dict[str, float] = {}
         self._claim: Claim | None = None
+        self._held: Any = None
+        self._came = False
         self._allowed = self.config.most_workers
         self._paused = paused(self.store)
         self._versions = look.versions()
@@ -87,6 +89,7 @@ class Controller:
 
     async def get_config(self) -> SearchConfig:
         """The search's configuration, for a trainer that starts."""
+        self._came = True
         return self.config
 
     async def get_versions(self) -> dict[str, str]:
@@ -102,6 +105,8 @@ class Controller:
         until = time.monotonic() + POLL_S
         while self._watchers.get(trainer, ("",))[0] == incarnation:  # else it died waiting: no work for the dead
             if self._too_many(trainer):
+                if await self._secured(trainer):
+                    continue
                 self._dismiss(trainer)
                 return Lease(kind="leave")
             lease = self.search.lease(trainer)
@@ -137,7 +142,8 @@ class Controller:
         if gives_up and not self.search.over:
             if trainer not in self._gone:
                 self._gone.add(trainer)
-                self._notes.append(f"{trainer} cannot take part: {message}")
+                note = f"{trainer} cannot take part: {message}"
+                self._notes += [note] if note not in self._notes else []
             if not self._watchers:
                 self.search.fail(message)
                 self._notify()
@@ -180,7 +186,7 @@ class Controller:
 
     async def claim(self) -> Claim | None:
         """What this search could use of the cluster; None: its driver has not said yet."""
-        most = 0 if self._paused or self.search.over else self.config.most_workers
+        most = 0 if self._paused or self.search.over else max(0, self.config.most_workers - len(self._gone))
         return self._claim and replace(self._claim, most=most)
 
     async def allow(self, num_trainers: int, claim: Claim) -> None:
@@ -216,6 +222,7 @@ class Controller:
         await asyncio.to_thread(lambda: self.store.record_event(action, **facts))
         if action in ("pause", "resume"):
             self._paused = action == "pause"
+            self.search.stop_requested = self.search.stop_requested and self._paused  # a resume takes a stop back
         elif action == "stop":
             await self.stop()
         elif action == "stop-now":
@@ -236,7 +243,7 @@ class Controller:
         recent = [at for at in self._followers.values() if time.monotonic() - at < FOLLOWS_S]
         own = {
             "state": self._state(), "wanted": self._wanted(), "notes": self._notes, "run": self.store.uri,
-            "followed": bool(recent),
+            "followed": bool(recent), "came": self._came,
         }  # fmt: skip
         return self.board.status(trainers=len(self._watchers), settled=settled) | own
 
@@ -265,6 +272,25 @@ class Controller:
         """Whether a trainer that asks for work is to go. One that holds a candidate asks again for that."""
         idle = not self.search.holds(trainer) and not self.search.over
         return idle and len(self._watchers) > self._wanted()
+
+    async def _secured(self, trainer: str) -> bool:
+        """Before a trainer goes: hold the best weights so far under this process, if they are its own.
+
+        Returns:
+            Whether that took time, in which much may have changed.
+        """
+        if self._closing is not None and not self._closing.done():
+            await asyncio.wait([self._closing])
+            return True
+        best = self.search.best_weights
+        if self.search.best_trainer != trainer or best is None or best is self._held:
+            return False
+        with contextlib.suppress(RayError, TimeoutError):
+            weights = await asyncio.wait_for(_fetch(best), FETCH_S)
+            self._held = await asyncio.to_thread(ray.put, weights)
+            self.search.keep_best(best, self._held)
+            return True
+        return False
 
     def _dismiss(self, trainer: str) -> None:
         """Let a trainer go."""
@@ -329,6 +355,7 @@ class Controller:
         else:
             self.board.closed(record)
             self.search.advance(record, base, prepared)
+            self._gone.clear()  # once a generation they may try again: what they lacked may be there now
             self._commit = asyncio.create_task(self._commit_behind(record, weights))
         gc.collect()  # while nobody trains
         self._notify()

@@ -4,11 +4,13 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import platformdirs
 
 from lfs.commands import FAILED, OK
+from lfs.options import flag
 from lfs.presence import where
 from lfs.run_store import RunStore
 from lfs.view import View
@@ -16,23 +18,31 @@ from lfs.view import View
 LOOK_S = 0.3
 
 
-def detached(store: RunStore, view: View, *, new: bool) -> int:
+def detached(store: RunStore, view: View, changes: Mapping[str, str], *, new: bool) -> int:
     """Start the driver of a run, and return once it works on it or has failed to.
 
     Args:
+        changes: settings that a resumed run is given anew, as flags.
         new: the run was just made, and goes again if it cannot start.
     Returns:
         Exit code.
     """
-    log = log_file(store)
+    log, arguments = log_file(store), [part for name, text in changes.items() for part in (flag(name), text)]
     with log.open("ab") as stream:
         began = stream.tell()
         driver = subprocess.Popen(
-            [sys.executable, "-m", "lfs.search", "--resume", store.uri],
+            [sys.executable, "-m", "lfs.search", "--resume", store.uri, *arguments],
             stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True,
         )  # fmt: skip
-    while (code := driver.poll()) is None and not works_on(store, driver.pid):
-        time.sleep(LOOK_S)
+    try:
+        while (code := driver.poll()) is None and not works_on(store, driver.pid):
+            time.sleep(LOOK_S)
+    except KeyboardInterrupt:
+        driver.terminate()
+        driver.wait()
+        if new:
+            store.discard()
+        raise
     said = log.read_bytes()[began:].decode(errors="replace").splitlines()
     if code:
         print(said[-1] if said else f"lfs.search: the driver ended with exit code {code}", file=sys.stderr)

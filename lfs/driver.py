@@ -100,8 +100,6 @@ def old_run(store: RunStore, changes: dict[str, Any], view: View) -> SearchConfi
     store.load_last()
     store.summaries()
     check(config, view)
-    if changes:
-        store.write_config(config)
     return config
 
 
@@ -133,6 +131,8 @@ def run_search(store: RunStore, config: SearchConfig, view: View) -> Outcome:
 
         room = make_room(store, config, view)
         presence.require_free(controller_name(store))
+        if config != store.load_config():  # nobody else works on it: now it may change
+            store.write_config(config)
         store.record_event("start", **where_it_runs())
         try:
             controller = start_controller(store.uri, controller_name(store))
@@ -166,7 +166,7 @@ def make_room(store: RunStore, config: SearchConfig, view: View) -> Room:
 
     nodes = alive_nodes()
     resources = [node["Resources"] for node in nodes]
-    growth = growth_of_cluster(len(nodes))
+    growth = growth_of_cluster(config, resources)
     room = fit_workers(config, resources, growth)
     if joins(config):
         view.say(said(config, room, resources, growth))

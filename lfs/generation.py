@@ -82,7 +82,7 @@ class Search:
         self.base = base
         self.error = ""
         self.stop_requested = False
-        self._stopped = False
+        self._stopped = self._ended = False
         self.test_metrics: dict[str, float] | None = None
         self._testing: str | None = None
         self._described: tuple[PolicyState | None, dict[str, Any]] = (None, {})
@@ -129,7 +129,8 @@ class Search:
     def over(self) -> bool:
         """Whether no work is left at all."""
         complete = self.state.generation >= self.config.generations
-        return bool(self.error) or (self.trained and (not complete or self.test_metrics is not None))
+        done = self.trained and (not complete or self.test_metrics is not None)
+        return bool(self.error) or self._ended or done
 
     @property
     def ready_to_close(self) -> bool:
@@ -159,6 +160,12 @@ class Search:
     def reports(self) -> dict[int, Report]:
         """Outcomes of the running generation so far."""
         return dict(self._open.reports)
+
+    @property
+    def best_trainer(self) -> str:
+        """Who brought the best weights so far; empty: nobody."""
+        best = self._open.best
+        return "" if best is None else self._open.reports[best].trainer
 
     @property
     def best_weights(self) -> Any:
@@ -240,6 +247,11 @@ class Search:
         if standing is None or (report.reward, -report.index) > (standing.reward, -standing.index):
             work.best, work.best_weights = report.index, weights
 
+    def keep_best(self, weights: Any, kept: Any) -> None:
+        """Hold the best weights by another handle, unless there are better ones by now."""
+        if self._open.best_weights is weights:
+            self._open.best_weights = kept
+
     def lose_best_weights(self) -> None:
         """The best candidate's weights died with their owner: train that candidate again (the same bits come out)."""
         work = self._open
@@ -275,7 +287,7 @@ class Search:
 
     def stop_now(self) -> None:
         """End at once; what the running generation has is given up."""
-        self.stop_requested = self._stopped = True
+        self.stop_requested = self._stopped = self._ended = True
 
     def extend(self, generations: int) -> None:
         """Go on to another number of generations, also when all were closed already.
@@ -290,7 +302,7 @@ class Search:
                 "a search that has ended is continued with python -m lfs.search --resume RUN --generations N"
             )
         was_trained = self.trained
-        self.config = replace(self.config, generations=generations)
+        self.config, self.stop_requested = replace(self.config, generations=generations), False
         if was_trained and not self.trained:
             self._testing = None
             self._begin(self.prepare(self.state))

@@ -59,6 +59,7 @@ def look_at(nodes: Sequence[dict[str, Any]], paths: list[str], mark: str) -> lis
         asked = [task.options(**on(node["NodeID"])).remote(paths, mark) for node in nodes]
     finally:
         ray.cloudpickle.unregister_pickle_by_value(look)
+    ray.wait(asked, num_returns=len(asked), timeout=TIMEOUT_S)
     return [answer(reference) for reference in asked]
 
 
@@ -70,7 +71,7 @@ def on(node_id: str) -> dict[str, Any]:
 def answer(reference: Any) -> Any:
     """The answer, or why there is none."""
     try:
-        return ray.get(reference, timeout=TIMEOUT_S)
+        return ray.get(reference, timeout=0)
     except ray.exceptions.RayError as error:
         return error
 

@@ -31,7 +31,7 @@ class Presence:
     """
 
     def __init__(self, store: RunStore) -> None:
-        self.store = store
+        self.store, self._announced = store, False
         self._lock = None if "://" in store.uri else filelock.FileLock(f"{store.path}/.lock", timeout=0)
 
     def __enter__(self) -> "Presence":
@@ -42,11 +42,12 @@ class Presence:
             facts = where(self.store) or {}
             by = f" by process {facts['pid']} on {facts['host']}" if facts else ""
             attach = f"python -m lfs.status {self.store.shown}"
-            raise UserError(f"run {self.store.uri} is worked on already{by}; watch it with {attach}") from None
+            law = f"run {self.store.uri} is worked on already{by} (its lock is {self.store.path}/.lock)"
+            raise UserError(f"{law}; watch it with {attach}") from None
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.store.exists(RUNNING):
+        if self._announced and self.store.exists(RUNNING):
             self.store.fs.delete_file(f"{self.store.path}/{RUNNING}")
         if self._lock:
             self._lock.release()
@@ -76,6 +77,7 @@ class Presence:
         """
         facts = {"address": address, "host": platform.node(), "pid": os.getpid()}
         self.store.write(json.dumps(facts).encode(), RUNNING)
+        self._announced = True
 
 
 def where(store: RunStore) -> dict[str, Any] | None:

@@ -23,6 +23,7 @@ from lfs.config import SearchConfig
 from lfs.messages import Lease
 from lfs.preflight import refuse_versions
 from lfs.room import rank_needs
+from lfs.run_store import under
 from search_space.errors import UserError
 from trainers.candidate import Candidate, Weights
 from trainers.config import TrainerConfig
@@ -65,6 +66,8 @@ class Part:
     """Label of the trainer."""
     versions: dict[str, str]
     """What every process of the search must have."""
+    run: str
+    """The run directory."""
     rank: int = 0
 
     @property
@@ -87,6 +90,9 @@ class Part:
 
     def _check(self) -> None:
         refuse_versions(self.where, look.versions(), self.versions)
+        if not look.read_text(under(self.run, "config.yaml")):
+            law = "storage must be one folder that every node sees (NFS, s3://, gs://)"
+            raise UserError(f"{law}, but {self.where} cannot read {self.run}; see --storage")
         if cache := builtin_cache(self.search.data):
             ensure_builtin_faces(cache)  # this may be another machine than the driver's
 
@@ -133,12 +139,13 @@ class Team:
     Args:
         trainer: label of the trainer.
         versions: what every process of the search must have.
+        run: the run directory.
         tell: told of what ended another rank before this process is ended for it.
     """
 
-    def __init__(self, search: SearchConfig, trainer: str, versions: dict[str, str], tell: Tell) -> None:
+    def __init__(self, search: SearchConfig, trainer: str, versions: dict[str, str], run: str, tell: Tell) -> None:
         self.size, self._tell = search.num_ranks, tell
-        self._part = Part(search=search, trainer=trainer, versions=versions)
+        self._part = Part(search=search, trainer=trainer, versions=versions, run=run)
         self._others = [self._start(rank) for rank in range(1, self.size)]
 
     def trainer(self) -> CandidateTrainer:

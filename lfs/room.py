@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,8 +12,10 @@ from typing import Any
 import yaml
 
 from lfs.config import SearchConfig
+from lfs.connect import joins
 from search_space.errors import UserError
 
+logger = logging.getLogger(__name__)
 Resources = Mapping[str, float]
 BOOTSTRAP = "~/ray_bootstrap_config.yaml"
 """Where `ray up` leaves the cluster's file on its head."""
@@ -114,20 +117,26 @@ def alive_nodes() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
-def growth_of_cluster(num_nodes: int) -> Growth:
-    """What the cluster that this process is part of can grow to.
+def growth_of_cluster(config: SearchConfig, nodes: Sequence[Resources]) -> Growth:
+    """What the cluster that this process is part of can grow to; one of the search's own never grows.
 
     Args:
-        num_nodes: nodes that it has now.
+        nodes: what it has now.
     """
     import ray
 
+    if not joins(config):
+        return Growth()
     head = ray.get_runtime_context().gcs_address.rpartition(":")[0]
     path = Path(BOOTSTRAP).expanduser()
     if path.is_file() and head in (ray.util.get_node_ip_address(), "127.0.0.1"):
-        with contextlib.suppress(OSError, yaml.YAMLError, AttributeError, TypeError):
-            return growth_of_file(yaml.safe_load(path.read_text()), num_nodes)
-    return Growth(unknown=is_autoscaled(node_types()))
+        with contextlib.suppress(OSError, yaml.YAMLError, AttributeError, TypeError, ValueError, KeyError):
+            return growth_of_file(yaml.safe_load(path.read_text()), nodes)
+    try:
+        return Growth(unknown=is_autoscaled(node_types()))
+    except Exception:  # Ray's view of its autoscaler fails in many ways
+        logger.warning("whether the cluster grows cannot be told", exc_info=True)
+        return Growth(unknown=True)
 
 
 def is_autoscaled(types: Sequence[str]) -> bool:
@@ -149,17 +158,18 @@ def node_types() -> list[str]:
     return types
 
 
-def growth_of_file(cluster: Mapping[str, Any], num_nodes: int) -> Growth:
-    """What a file of `ray up` lets a cluster grow to from `num_nodes` nodes, of which one is its head."""
-    most = min(int(cluster.get("max_workers", 0)), MAX_NEW_NODES)
-    types = {n: t for n, t in cluster["available_node_types"].items() if n != cluster.get("head_node_type")}
-    nodes: list[Resources] = []
+def growth_of_file(cluster: Mapping[str, Any], nodes: Sequence[Resources]) -> Growth:
+    """What a file of `ray up` lets a cluster add to the nodes that it has, of which one is its head."""
+    left = max(0, min(int(cluster.get("max_workers", 0)), MAX_NEW_NODES) - (len(nodes) - 1))
+    kinds = [kind for name, kind in cluster["available_node_types"].items() if name != cluster.get("head_node_type")]
+    there = [total([node]) for node in nodes]
+    found: list[Resources] = []
     unknown = False
-    for kind in types.values():
-        resources = kind.get("resources") or {}
-        count = min(int(kind.get("max_workers", 0)), most)
+    for kind in kinds:
+        resources, count = kind.get("resources") or {}, int(kind.get("max_workers", 0))
         unknown |= count > 0 and not resources
-        nodes += [resources] * count if resources else []
+        count -= there.count(total([resources])) if resources else 0
+        found += [resources] * min(max(0, count), left) if resources else []
     on_premise = cluster.get("provider", {}).get("type") == "local"
-    coming = not on_premise or len(cluster["provider"].get("worker_ips", ())) >= num_nodes
-    return Growth(nodes=tuple(nodes[:MAX_NEW_NODES]), unknown=(unknown or on_premise) and coming)
+    coming = not on_premise or len(cluster["provider"].get("worker_ips", ())) >= len(nodes)
+    return Growth(nodes=tuple(found[:left]), unknown=(unknown or on_premise) and coming and left > 0)

@@ -81,7 +81,7 @@ def main(argv: Sequence[str]) -> int:
     else:
         store, config = new_run(config, view)
     if detach:
-        return detached(store, view, new=not resume)
+        return detached(store, view, flags if resume else {}, new=not resume)
     try:
         outcome = run_search(store, config, view)
     except UserError:

@@ -60,6 +60,16 @@ def controllers(address: str) -> Iterator[dict[str, Any]]:
         yield found
 
 
+def works_on(controller: Any, uri: str) -> bool:
+    """Whether a controller is that of a run, not of another one of the same name."""
+    import ray
+
+    try:
+        return bool(ray.get(controller.where.remote(), timeout=ANSWER_S) == uri)
+    except ray.exceptions.RayError:
+        return False
+
+
 @contextlib.contextmanager
 def controller_of(search: str, address: str, storage: str) -> Iterator[Any]:
     """The controller of one search, while connected to its cluster.
@@ -69,11 +79,11 @@ def controller_of(search: str, address: str, storage: str) -> Iterator[Any]:
     Raises:
         UserError: it is not running, or cannot be found.
     """
-    name, places = search, addresses(address, storage)
+    name, places, uri = search, addresses(address, storage), ""
     if "/" in search or (Path(search) / "config.yaml").exists():
         store = RunStore(search)
         store.load_config()
-        facts, name = where(store), store.name
+        facts, name, uri = where(store), store.name, store.uri
         places = {facts["address"]: False} if facts else places
     for place, asked in places.items():
         with contextlib.ExitStack() as stack:
@@ -83,7 +93,7 @@ def controller_of(search: str, address: str, storage: str) -> Iterator[Any]:
                 if asked:
                     raise
                 continue
-            if name in found:
+            if name in found and (not uri or works_on(found[name], uri)):
                 yield found[name]
                 return
     looked = ", ".join(places) or f"no cluster (no run in {storage} is worked on)"

@@ -80,7 +80,7 @@ class Share:
     """
 
     def __init__(self, name: str, controller: Any, config: SearchConfig, room: Room) -> None:
-        self.name, self.controller = name, controller
+        self.name, self.controller, self.config = name, controller, config
         self.claim = Claim(
             name=name, priority=config.priority, most=config.num_workers,
             needs=rank_needs(config, room.gpus), ranks=config.num_ranks,
@@ -92,12 +92,17 @@ class Share:
         ray.get(self.controller.allow.remote(self._part(), self.claim), timeout=30)
 
     def _part(self) -> int:
+        """Where what may come is not known, one trainer more than the share of what is there, so that the autoscaler
+        has a demand to see; a search that is alone asks for all.
+        """
         claims = self._claims()
-        nodes = alive_nodes()
-        growth = growth_of_cluster(len(nodes))
-        if growth.unknown:  # whatever is asked for may come
-            return claims[self.name].most
-        return divide([node["Resources"] for node in nodes] + list(growth.nodes), list(claims.values()))[self.name]
+        nodes = [node["Resources"] for node in alive_nodes()]
+        growth = growth_of_cluster(self.config, nodes)
+        most = claims[self.name].most
+        if growth.unknown and len(claims) == 1:
+            return most
+        share = divide([*nodes, *growth.nodes], list(claims.values()))[self.name]
+        return min(most, share + 1) if growth.unknown else share
 
     def _claims(self) -> Mapping[str, Claim]:
         """Every running search's claim; the last known one of a controller that does not answer."""
@@ -106,9 +111,10 @@ class Share:
         for name in names:
             with contextlib.suppress(ValueError):  # it ended a moment ago
                 asked[name] = ray.get_actor(name).claim.remote()
+        ray.wait(list(asked.values()), num_returns=len(asked), timeout=ANSWER_S)
         for name, reference in asked.items():
             try:
-                claim = ray.get(reference, timeout=ANSWER_S)
+                claim = ray.get(reference, timeout=0)
             except ray.exceptions.RayError:
                 logger.warning("%s does not answer", name)
                 continue

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lfs.commands import FAILED, OK, run_command
 from lfs.config import SHARED_CLUSTER, SearchConfig, refuse_ranks
@@ -23,6 +23,9 @@ from lfs.view import View, default_name
 from search_space.config import LossConfig
 from search_space.errors import UserError
 from search_space.margins import LOSSES
+
+if TYPE_CHECKING:
+    from lfs.serial import SerialRun
 
 NOT_HERE = (
     *SHARED_CLUSTER, "mode", "warmup_generations", "population_size", "num_workers", "cpus_per_worker",
@@ -106,7 +109,9 @@ def main(argv: Sequence[str]) -> int:
         store, changes = resumed(resume, flags)
         if store.load_config().mode != "fixed":
             raise UserError(f"{store.uri} is a search: continue it with python -m lfs.search --resume {store.shown}")
-        old_run(store, changes, view)
+        config = old_run(store, changes, view)
+        if changes:
+            store.write_config(config)
     else:
         store, _ = new_run(configured(loss, recipe, flags), view)
     return train(store, view)
@@ -115,10 +120,13 @@ def main(argv: Sequence[str]) -> int:
 def train(store: RunStore, view: View) -> int:
     """Train a run to its end, or until Ctrl-C."""
     from lfs.presence import Presence
-    from lfs.quiet import interrupts
     from lfs.serial import SerialRun
 
-    run = SerialRun(store)
+    with Presence(store):  # before its state is read
+        return _train(store, view, SerialRun(store))
+
+
+def _train(store: RunStore, view: View, run: "SerialRun") -> int:
     view.start(run.status())
     told = False
 
@@ -129,8 +137,10 @@ def train(store: RunStore, view: View) -> int:
             view.say("stopping after this generation; Ctrl-C again stops now (committed generations stay)")
         view.update(status)
 
+    from lfs.quiet import interrupts
+
     try:
-        with Presence(store), interrupts(run.stop_asked):
+        with interrupts(run.stop_asked):
             status = run.run(show)
     except KeyboardInterrupt:
         print(f"\nlfs.train: stopped at once; continue with --resume {store.shown}", file=sys.stderr)

@@ -45,8 +45,8 @@ class Trainer(tune.Trainable):
         self.ray_errors = 0
         try:
             self.search: SearchConfig = ray.get(self.controller.get_config.remote())
-            versions = ray.get(self.controller.get_versions.remote())
-            self.team = Team(self.search, self.label, versions, self._rank_failed)
+            versions, run = ray.get([self.controller.get_versions.remote(), self.controller.where.remote()])
+            self.team = Team(self.search, self.label, versions, run, self._rank_failed)
             self.trainer = self.team.trainer()
         except Exception as error:
             logger.exception("%s cannot start", self.label)

@@ -40,6 +40,7 @@ class Watch:
         self.name, self.controller, self.view, self.status, self.share = name, controller, view, first, share
         self.over = threading.Event()
         self.looks = 0
+        self._came = False
         self.trouble = ""
         self.stop_asked = threading.Event()
         self._stop_said = self._blind = False
@@ -111,7 +112,8 @@ class Watch:
             self.view.say("stopping after this generation; Ctrl-C again stops now (committed generations stay)")
 
     def _end_if_nobody_comes(self) -> None:
-        if self.status["trainers"] or not self.status["wanted"]:
+        self._came |= self.status["came"]
+        if self._came or not self.status["wanted"]:
             self._began = time.monotonic()
         elif time.monotonic() - self._began > self._timeout_s:
             self.trouble = f"no trainer found room for {self._timeout_s:g} s; see `ray status` and --start-timeout-s"

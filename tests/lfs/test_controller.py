@@ -375,3 +375,67 @@ def test_long_lived_objects_are_collected_when_a_generation_closes_and_never_els
     finally:
         gc.unfreeze()
         gc.set_threshold(*before)
+
+
+def test_a_stop_at_once_ends_the_final_test_too(store: RunStore) -> None:
+    async def story() -> None:
+        tested = DataConfig(test=PairsConfig(lmdb=("t",), pairs=("t.txt",)))
+        store.write_config(config(generations=1, num_workers=3, data=tested))
+        made = Controller(store.uri)
+        lease = await made.lease("a", "1", Actor())
+        await made.report(made_report(made.search.space, lease, "a"), [{}])
+        await closed(made, 1)
+        await made.act("pause", "me@here")
+        assert not (await made.status())["finished"]
+        await made.act("stop", "me@here")
+        await made._finish_commit()
+        assert (await made.status())["finished"]
+
+    run(story())
+
+
+def test_an_extension_and_a_resume_take_a_stop_back(store: RunStore) -> None:
+    async def story() -> None:
+        made = Controller(store.uri)
+        for action, generations in (("extend", 9), ("resume", 0)):
+            await made.act("stop", "me@here")
+            assert (await made.status())["state"] == "stopping"
+            await made.act(action, "me@here", generations)
+            assert (await made.status())["state"] != "stopping"
+
+    run(story())
+
+
+def test_the_best_weights_so_far_outlive_the_trainer_that_leaves(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        monkeypatch.setattr(module.ray, "put", lambda weights: ("held", weights))
+        store.write_config(config(warmup_generations=0, population_size=3, num_workers=3))
+        made = Controller(store.uri)
+        leases = {name: await made.lease(name, "1", Actor()) for name in ("a", "b")}
+        for name, lease in leases.items():
+            await made.report(made_report(made.search.space, lease, name), [f"weights of {name}"])
+        best = made.search.best_trainer
+        await made.act("pause", "me@here")
+        for name in leases:
+            assert (await made.lease(name, "1", Actor())).kind == "leave"
+        assert made.search.best_weights == ("held", f"weights of {best}")
+
+    run(story())
+
+
+def test_a_trainer_that_gave_up_may_try_again_in_the_next_generation(store: RunStore) -> None:
+    async def story() -> None:
+        made = Controller(store.uri)
+        lease = await made.lease("a", "1", Actor())
+        for _ in range(2):
+            assert await made.broken("b", "no such LMDB", True)
+        assert (await made.status())["wanted"] == 2
+        await made.report(made_report(made.search.space, lease, "a"), [{}])
+        await closed(made, 1)
+        assert (await made.status())["wanted"] == 3
+        assert await made.broken("b", "no such LMDB", True)
+        assert (await made.status())["notes"] == ["b cannot take part: no such LMDB"]
+
+    run(story())

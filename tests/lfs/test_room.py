@@ -63,13 +63,16 @@ def test_a_file_of_ray_up_says_what_may_come() -> None:
         "gpu": {"resources": {"CPU": 8, "GPU": 1}, "max_workers": 3},
     }
     cluster = {"provider": {"type": "aws"}, "head_node_type": "head", "max_workers": 16, "available_node_types": kinds}
-    growth = growth_of_file(cluster, 1)
+    growth = growth_of_file(cluster, [{"CPU": 4.0}])
     assert growth == Growth(nodes=({"CPU": 8, "GPU": 1},) * 3)
     room = fit_workers(asking(), [{"CPU": 4.0}], growth)
     assert room == Room(gpus=1.0, now=0, most=3)
     text = said(asking(), room, [{"CPU": 4.0}], growth)
     assert text == "asked for 8 CPU + 8 GPU; the cluster has 4 CPU on 1 node(s) and can grow to 28 CPU + 3 GPU"
-    assert growth_of_file({**cluster, "max_workers": 0}, 1) == Growth()
+    assert growth_of_file({**cluster, "max_workers": 0}, [{"CPU": 4.0}]) == Growth()
+    up = [{"CPU": 4.0}, *[{"CPU": 8.0, "GPU": 1.0, "memory": 1e9}] * 2]
+    assert growth_of_file(cluster, up) == Growth(nodes=({"CPU": 8, "GPU": 1},))  # what is there does not come again
+    assert growth_of_file({**cluster, "max_workers": 2}, up) == Growth()
 
 
 def test_workers_of_an_on_premise_file_are_awaited_until_all_are_there() -> None:
@@ -79,7 +82,7 @@ def test_workers_of_an_on_premise_file_are_awaited_until_all_are_there() -> None
         "available_node_types": {"local.cluster.node": {"resources": {}, "max_workers": 2}},
     }  # fmt: skip
     for num_nodes, coming in ((1, True), (2, True), (3, False)):
-        assert growth_of_file(cluster, num_nodes) == Growth(unknown=coming)
+        assert growth_of_file(cluster, [{"CPU": 4.0}] * num_nodes) == Growth(unknown=coming)
 
 
 def test_what_fits_agrees_with_packing_by_hand() -> None:
