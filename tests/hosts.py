@@ -102,6 +102,7 @@ class Hosts:
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "TUNE_", "OMP_"))}
         own = {"HOME": str(folder / "home"), "TMPDIR": "/run", "RAY_TMPDIR": "/run/ray", "CUDA_VISIBLE_DEVICES": ""}
         own["RAY_AUTH_MODE"] = "token"
+        own["PYTHONPATH"] = str(Path(__file__).parents[1])  # where `tests` is
         self.environment = inherited | own | dict(environment or {})
         self.hosts: list[Namespace] = []
         self._everything = contextlib.ExitStack()

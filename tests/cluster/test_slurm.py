@@ -81,6 +81,6 @@ def refuse_leftovers(lab: Lab) -> None:
     """Nothing of a job may stay: processes, folders on nodes, tokens."""
     for host in lab.hosts:
         assert not [line for line in lab.processes(host) if "ray" in line or "lfs" in line]
-        assert lab.run(*lab.ssh(host, "ls -d /tmp/lfs-[0-9]*")).stdout == ""
+        assert lab.run(*lab.ssh(host, "ls -d /tmp/lfs-[0-9]*/")).stdout == ""
     assert not list((lab.folder / "runs").glob(".job-*"))
     assert not Path("/tmp/lfs-1").exists()

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import ray
 
+from lfs.connect import log_errors_of_nodes, prepare_to_join
 from lfs.controller import start_controller
-from lfs.driver import log_errors_of_nodes, prepare_to_join
 from lfs.messages import Lease
 from lfs.run_store import RunStore
 from search_space.spaces import get_space
