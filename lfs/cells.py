@@ -24,6 +24,7 @@ from lfs.connect import ray_cluster
 from lfs.generation import DivergedError
 from lfs.outcomes import OUTCOME, CellOutcome, outcome_of, scores_file
 from lfs.quiet import interrupts, quiet_logs
+from lfs.rank_actors import own_device
 from lfs.room import alive_nodes, fit_workers, growth_of_cluster
 from lfs.run_store import RunStore, StorageError, session_name, under
 from lfs.serial import SerialRun
@@ -42,12 +43,11 @@ class CellTrial(tune.Trainable):
         self.store, self.scores = RunStore(config["which"]["run"]), config["scores"]
         self.root = RunStore(config["root"])
         self.trouble, self.run_ = "", None
-        device = None if ray.get_runtime_context().get_accelerator_ids().get("GPU") else "cpu"
         threads = int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))
         if self.root.exists(STOP):
             return
         try:
-            self.run_ = SerialRun(self.store, device=device, num_threads=threads)
+            self.run_ = SerialRun(self.store, device=own_device(), num_threads=threads)
         except UserError as error:  # trying again would not help
             self.trouble = str(error)
 

@@ -73,7 +73,7 @@ class Controller:
         self._commit: asyncio.Task[None] | None = None
         self._watchers: dict[str, tuple[str, asyncio.Task[None]]] = {}
         self._broken: Counter[str] = Counter()
-        self._joined: set[str] = set()
+        self._heard_of: set[str] = set()
         self._gone: set[str] = set()
         self._notes: list[str] = []
         self._followers: dict[str, float] = {}
@@ -133,7 +133,14 @@ class Controller:
         self._notify()
 
     async def broken(self, trainer: str, message: str, fatal: bool) -> bool:
-        """A trainer could not even start. Returns whether it is to give up rather than to try again.
+        """A trainer could not even start. Returns whether it is to give up rather than to try again: it dies then."""
+        gives_up = self._count_broken(trainer, message, fatal)
+        if not gives_up:
+            self._heard_of.add(trainer)
+        return gives_up
+
+    def _count_broken(self, trainer: str, message: str, fatal: bool) -> bool:
+        """Whether a trainer that did not come so far as to work is to give up.
 
         With others at work it is the trainer's node that is at fault, and the search goes on without it.
         """
@@ -150,13 +157,13 @@ class Controller:
         return gives_up
 
     async def died(self, trainer: str, message: str) -> None:
-        """A trainer's process died and is started again. One that has asked for work is watched anyway; a message about
-        one that never came this far is the only sign of it.
+        """A trainer's process died and is started again. One that has asked for work is watched, and one that could not
+        start may have said so; else this is the only sign of it.
         """
-        if trainer in self._joined:
-            self._joined.discard(trainer)
+        if trainer in self._heard_of:
+            self._heard_of.discard(trainer)
         else:
-            await self.broken(trainer, message, False)
+            self._count_broken(trainer, message, False)
 
     async def progress(self, trainer: str, done: int, total: int, images_per_s: float) -> None:
         """How far a trainer is with its candidate; only for the view."""
@@ -213,8 +220,7 @@ class Controller:
             raise UserError(f"{self.store.name} is ending; nothing can be changed any more")
         facts: dict[str, Any] = {"by": by, "generation": self.search.state.generation + 1}
         if action == "extend":
-            while self._closing is not None and not self._closing.done():  # it opens what is next by the old number
-                await asyncio.wait([self._closing])
+            await self._finish_close()  # it opens what is next by the old number
             self.search.extend(generations)
             self.config = self.search.config
             await asyncio.to_thread(self.store.write_config, self.config)
@@ -239,7 +245,7 @@ class Controller:
         if follower:
             self._followers[follower] = time.monotonic()
         committed = self._commit is None or self._commit.done()
-        settled = committed and (self._closing is None or self._closing.done())
+        settled = committed and not self._is_closing
         recent = [at for at in self._followers.values() if time.monotonic() - at < FOLLOWS_S]
         own = {
             "state": self._state(), "wanted": self._wanted(), "notes": self._notes, "run": self.store.uri,
@@ -279,8 +285,8 @@ class Controller:
         Returns:
             Whether that took time, in which much may have changed.
         """
-        if self._closing is not None and not self._closing.done():
-            await asyncio.wait([self._closing])
+        if self._is_closing:
+            await self._finish_close()
             return True
         best = self.search.best_weights
         if self.search.best_trainer != trainer or best is None or best is self._held:
@@ -307,7 +313,7 @@ class Controller:
         """A new process under a trainer's name gives back what the old one held, and is watched in its place."""
         if trainer in self._watchers and self._watchers[trainer][0] == incarnation:
             return
-        self._joined.add(trainer)
+        self._heard_of.add(trainer)
         self._gone.discard(trainer)
         if trainer in self._watchers:
             self._watchers.pop(trainer)[1].cancel()
@@ -329,8 +335,7 @@ class Controller:
             self._notify()
 
     def _close_if_ready(self) -> None:
-        idle = self._closing is None or self._closing.done()
-        if idle and self.search.ready_to_close and not self.search.error:
+        if self.search.ready_to_close and not self._is_closing and not self.search.error:
             self._closing = asyncio.create_task(self._close())
 
     async def _close(self) -> None:
@@ -359,6 +364,14 @@ class Controller:
             self._commit = asyncio.create_task(self._commit_behind(record, weights))
         gc.collect()  # while nobody trains
         self._notify()
+
+    @property
+    def _is_closing(self) -> bool:
+        return self._closing is not None and not self._closing.done()
+
+    async def _finish_close(self) -> None:
+        while self._closing is not None and not self._closing.done():  # one may follow another
+            await asyncio.wait([self._closing])
 
     async def _finish_commit(self) -> None:
         if self._commit is not None:

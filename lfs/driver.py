@@ -1,8 +1,6 @@
 """Starts a search and sees it through: data check, run directory, Ray, controller, trainers, view, outcome."""
 
 import logging
-import os
-import platform
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +10,7 @@ from lfs.board import pinned, started
 from lfs.config import SearchConfig
 from lfs.connect import joins, ray_cluster
 from lfs.generation import fixed_losses
-from lfs.presence import Presence, controller_name
+from lfs.presence import Presence, controller_name, this_process
 from lfs.quiet import interrupts, quiet_logs
 from lfs.room import Room, alive_nodes, fit_workers, growth_of_cluster, rank_needs, said
 from lfs.run_store import RunStore, under
@@ -133,10 +131,10 @@ def run_search(store: RunStore, config: SearchConfig, view: View) -> Outcome:
         presence.require_free(controller_name(store))
         if config != store.load_config():  # nobody else works on it: now it may change
             store.write_config(config)
-        store.record_event("start", **where_it_runs())
+        store.record_event("start", **this_process())
         try:
             controller = start_controller(store.uri, controller_name(store))
-            share = Share(controller_name(store), controller, config, room)
+            share = Share(controller_name(store), controller, config, room.gpus)
             share()
             last: dict[str, Any] = ray.get(controller.status.remote())
         except (ray.exceptions.RayError, ValueError) as error:
@@ -173,11 +171,6 @@ def make_room(store: RunStore, config: SearchConfig, view: View) -> Room:
     check_nodes(store, config, nodes, rank_needs(config, room.gpus), view)
     say_workers(config, room, view)
     return room
-
-
-def where_it_runs() -> dict[str, Any]:
-    """The driver's machine and process, for the record."""
-    return {"host": platform.node(), "pid": os.getpid()}
 
 
 def say_workers(config: SearchConfig, room: Room, view: View) -> None:

@@ -74,4 +74,4 @@ def read_text(uri: str) -> str:
 
 def look(paths: list[str], mark: str) -> dict[str, Any]:
     """Everything at once: versions, sizes of the data's files, the text of the mark in the storage."""
-    return {"versions": versions(), "sizes": sizes(paths), "mark": read_text(mark), "host": platform.node()}
+    return {"versions": versions(), "sizes": sizes(paths), "mark": read_text(mark)}

@@ -43,9 +43,7 @@ def check_nodes(
                 view.warn(f"{where} does not answer and is not checked: {str(found).strip().splitlines()[0]}")
                 continue
             refuse_versions(where, found["versions"], expected["versions"])
-            if found["mark"] != mark:
-                law = "storage must be one folder that every node sees (NFS, s3://, gs://)"
-                raise UserError(f"{law}, but {where} cannot read {store.uri}; see --storage")
+            refuse_storage(where, store.uri, found["mark"] == mark)
             refuse_data(where, config.data, found["sizes"], expected["sizes"])
     finally:
         store.fs.delete_file(f"{store.path}/{MARK}")
@@ -82,6 +80,13 @@ def refuse_versions(where: str, found: Mapping[str, str], expected: Mapping[str,
         if found.get(name, look.MISSING) != version:
             law = f"every node must have the driver's versions: {where} has {name} {found.get(name, look.MISSING)}"
             raise UserError(f"{law}, the driver {version}; install the same there")
+
+
+def refuse_storage(where: str, run: str, read: bool) -> None:
+    """Raise `UserError` unless a node could read the run directory."""
+    law = "storage must be one folder that every node sees (NFS, s3://, gs://)"
+    if not read:
+        raise UserError(f"{law}, but {where} cannot read {run}; see --storage")
 
 
 def data_paths(data: DataConfig) -> list[str]:

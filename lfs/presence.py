@@ -1,5 +1,6 @@
 """That a run is being worked on, and where: one driver a run, one run of a name in a cluster."""
 
+import contextlib
 import json
 import os
 import platform
@@ -18,6 +19,17 @@ PREFIX = "controller/"
 def controller_name(store: RunStore) -> str:
     """Name of a run's controller in its cluster."""
     return f"{PREFIX}{store.name}"
+
+
+def controllers() -> dict[str, Any]:
+    """Controllers of the searches that run in the cluster that this process is connected to, by their own names."""
+    import ray
+
+    found = {}
+    for name in sorted(n for n in ray.util.list_named_actors() if n.startswith(PREFIX)):
+        with contextlib.suppress(ValueError):  # it ended a moment ago
+            found[name] = ray.get_actor(name)
+    return found
 
 
 class Presence:
@@ -75,9 +87,13 @@ class Presence:
         Args:
             address: of the Ray cluster.
         """
-        facts = {"address": address, "host": platform.node(), "pid": os.getpid()}
-        self.store.write(json.dumps(facts).encode(), RUNNING)
+        self.store.write(json.dumps({"address": address, **this_process()}).encode(), RUNNING)
         self._announced = True
+
+
+def this_process() -> dict[str, Any]:
+    """The driver's machine and process, for the record."""
+    return {"host": platform.node(), "pid": os.getpid()}
 
 
 def where(store: RunStore) -> dict[str, Any] | None:

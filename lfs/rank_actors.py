@@ -21,7 +21,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from lfs import look
 from lfs.config import SearchConfig
 from lfs.messages import Lease
-from lfs.preflight import refuse_versions
+from lfs.preflight import refuse_storage, refuse_versions
 from lfs.room import rank_needs
 from lfs.run_store import under
 from search_space.errors import UserError
@@ -90,9 +90,7 @@ class Part:
 
     def _check(self) -> None:
         refuse_versions(self.where, look.versions(), self.versions)
-        if not look.read_text(under(self.run, "config.yaml")):
-            law = "storage must be one folder that every node sees (NFS, s3://, gs://)"
-            raise UserError(f"{law}, but {self.where} cannot read {self.run}; see --storage")
+        refuse_storage(self.where, self.run, bool(look.read_text(under(self.run, "config.yaml"))))
         if cache := builtin_cache(self.search.data):
             ensure_builtin_faces(cache)  # this may be another machine than the driver's
 

@@ -40,15 +40,14 @@ class Room:
     """GPUs of one trainer."""
     now: int
     """Trainers that the cluster's nodes hold."""
-    most: int
-    """Trainers that it holds once it has grown; never less than `now`."""
 
 
 def fit_workers(config: SearchConfig, nodes: Sequence[Resources], growth: Growth | None = None) -> Room:
-    """How many trainers fit, of those that are asked for.
+    """How many trainers fit now, of those that are asked for.
 
     Args:
         nodes: resources of each node that is there.
+        growth: nodes that may come, on which the first trainer may have to wait.
     Raises:
         UserError: not a single one ever will; the resource is named.
     """
@@ -60,9 +59,8 @@ def fit_workers(config: SearchConfig, nodes: Sequence[Resources], growth: Growth
     needs, ranks = rank_needs(config, gpus), config.num_ranks
     if not growth.unknown:
         refuse_what_never_fits(needs, every, ranks)
-    now, grown = (sum(fits_on(node, needs) for node in group) // ranks for group in (nodes, every))
-    most = config.num_workers if growth.unknown else min(grown, config.num_workers)
-    return Room(gpus=gpus, now=min(now, config.num_workers), most=most)
+    now = sum(fits_on(node, needs) for node in nodes) // ranks
+    return Room(gpus=gpus, now=min(now, config.num_workers))
 
 
 def rank_needs(config: SearchConfig, gpus: float) -> dict[str, float]:

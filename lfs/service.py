@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lfs.connect import joined
-from lfs.presence import PREFIX, where
+from lfs.presence import PREFIX, controllers, where
 from lfs.run_store import RunStore, find_runs
 from search_space.errors import UserError
 
@@ -44,20 +44,14 @@ def address_of_this_machine() -> str:
 
 
 @contextlib.contextmanager
-def controllers(address: str) -> Iterator[dict[str, Any]]:
+def searches(address: str) -> Iterator[dict[str, Any]]:
     """Controllers of a cluster's running searches by the names of the searches, while connected to it.
 
     Raises:
         UserError: no cluster answers there.
     """
     with joined(address):
-        import ray
-
-        found = {}
-        for name in sorted(n for n in ray.util.list_named_actors() if n.startswith(PREFIX)):
-            with contextlib.suppress(ValueError):  # it ended a moment ago
-                found[name.removeprefix(PREFIX)] = ray.get_actor(name)
-        yield found
+        yield {name.removeprefix(PREFIX): actor for name, actor in controllers().items()}
 
 
 def works_on(controller: Any, uri: str) -> bool:
@@ -88,7 +82,7 @@ def controller_of(search: str, address: str, storage: str) -> Iterator[Any]:
     for place, asked in places.items():
         with contextlib.ExitStack() as stack:
             try:
-                found = stack.enter_context(controllers(place))
+                found = stack.enter_context(searches(place))
             except UserError:
                 if asked:
                     raise

@@ -4,7 +4,6 @@ Nobody rules over the searches. Each driver asks all controllers what they could
 the same answers, and tells its own controller its part. A trainer that is to go ends after its candidate.
 """
 
-import contextlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,8 +12,8 @@ from typing import Any
 import ray
 
 from lfs.config import SearchConfig
-from lfs.presence import PREFIX
-from lfs.room import Resources, Room, alive_nodes, growth_of_cluster, rank_needs
+from lfs.presence import controllers
+from lfs.room import Resources, alive_nodes, growth_of_cluster, rank_needs
 
 logger = logging.getLogger(__name__)
 ANSWER_S = 5.0
@@ -76,14 +75,14 @@ class Share:
 
     Args:
         name: of the controller.
-        room: what fits where nothing is known of how the cluster grows.
+        gpus: of one trainer.
     """
 
-    def __init__(self, name: str, controller: Any, config: SearchConfig, room: Room) -> None:
+    def __init__(self, name: str, controller: Any, config: SearchConfig, gpus: float) -> None:
         self.name, self.controller, self.config = name, controller, config
         self.claim = Claim(
             name=name, priority=config.priority, most=config.num_workers,
-            needs=rank_needs(config, room.gpus), ranks=config.num_ranks,
+            needs=rank_needs(config, gpus), ranks=config.num_ranks,
         )  # fmt: skip
         self._known: dict[str, Claim] = {}
 
@@ -106,11 +105,7 @@ class Share:
 
     def _claims(self) -> Mapping[str, Claim]:
         """Every running search's claim; the last known one of a controller that does not answer."""
-        names = {name for name in ray.util.list_named_actors() if name.startswith(PREFIX)} | {self.name}
-        asked = {}
-        for name in names:
-            with contextlib.suppress(ValueError):  # it ended a moment ago
-                asked[name] = ray.get_actor(name).claim.remote()
+        asked = {name: actor.claim.remote() for name, actor in controllers().items()}
         ray.wait(list(asked.values()), num_returns=len(asked), timeout=ANSWER_S)
         for name, reference in asked.items():
             try:
@@ -120,6 +115,6 @@ class Share:
                 continue
             if claim is not None:
                 self._known[name] = claim
-        self._known = {name: claim for name, claim in self._known.items() if name in names}
+        self._known = {name: claim for name, claim in self._known.items() if name in asked}
         own = self._known.get(self.name, self.claim)
         return {**self._known, self.name: replace(self.claim, most=own.most)}

@@ -17,9 +17,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lfs.commands import FAILED, OK, run_command
+from lfs.commands import OK, run_command
 from lfs.options import Parser
-from lfs.service import ANSWER_S, add_places, addresses, controller_of, controllers
+from lfs.service import ANSWER_S, add_places, addresses, controller_of, searches
 from lfs.view import View, duration_text, reward_text
 from search_space.errors import UserError
 
@@ -56,7 +56,7 @@ def listing(address: str, storage: str) -> list[tuple[str, dict[str, Any] | None
     found: dict[str, tuple[str, dict[str, Any] | None]] = {}
     for place, asked in addresses(address, storage).items():
         try:
-            with controllers(place) as running:
+            with searches(place) as running:
                 for name, controller in running.items():
                     with contextlib.suppress(UserError):  # it ended a moment ago
                         status = status_of(controller)
@@ -118,7 +118,7 @@ def main(argv: Sequence[str]) -> int:
     if status["error"]:
         raise UserError(f"{status['error']}; continue with python -m lfs.search --resume {status['run']}")
     view.finish(status["run"], status)
-    return OK if not status["error"] else FAILED
+    return OK
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ class Trainer(tune.Trainable):
         """Nothing to load."""
 
     def _next(self) -> Lease:
-        """The next candidate, or `stop`; a test of the final model is done on the way."""
+        """The next candidate, `leave` or `stop`; a test of the final model is done on the way."""
         while True:
             lease: Lease = ray.get(self.controller.lease.remote(self.label, self.incarnation, self.me))
             self.working_on = lease

@@ -35,7 +35,7 @@ class Watch:
         first: dict[str, Any],
         *,
         share: Callable[[], None],
-        timeout_s: float = float("inf"),
+        timeout_s: float,
     ) -> None:
         self.name, self.controller, self.view, self.status, self.share = name, controller, view, first, share
         self.over = threading.Event()

@@ -343,6 +343,19 @@ def test_deaths_before_the_first_candidate_are_counted_and_told_and_later_ones_a
     run(story())
 
 
+def test_a_trainer_that_says_why_it_cannot_start_and_then_dies_is_counted_once(store: RunStore) -> None:
+    async def story() -> None:
+        made = Controller(store.uri)
+        for _ in range(MAX_BROKEN - 1):
+            assert not await made.broken("a", "OSError: a hiccup", False)
+            await made.died("a", "OSError: a hiccup")
+        assert (await made.status())["error"] == ""
+        assert await made.broken("a", "OSError: a hiccup", False)
+        assert (await made.status())["error"] == "OSError: a hiccup"
+
+    run(story())
+
+
 def test_deaths_of_all_before_the_first_candidate_end_the_search(store: RunStore) -> None:
     async def story() -> None:
         made = Controller(store.uri)
