@@ -18,7 +18,7 @@ from lfs.commands import FAILED, OK, run_command
 from lfs.config import MAY_CHANGE_ON_RESUME, SearchConfig
 from lfs.detach import detached
 from lfs.options import Parser, add_flags, build, flag
-from lfs.run_store import RunStore
+from lfs.run_store import RunStore, under
 from lfs.view import View, default_name
 from search_space.errors import UserError
 
@@ -74,14 +74,17 @@ def main(argv: Sequence[str]) -> int:
         config = build(SearchConfig, recipe or "builtin", flags)
         config = replace(config, name=config.name or default_name(Path(recipe or "builtin").stem))
 
+        store = RunStore(under(config.storage, config.name))
+    if detach:
+        which = {"resume": resume} if resume else {"name": config.name} | ({"config": recipe} if recipe else {})
+        return detached(store, [part for name, text in (flags | which).items() for part in (flag(name), text)], view)
+
     from lfs.driver import new_run, old_run, run_search
 
     if resume:
         config = old_run(store, changes, view)
     else:
         store, config = new_run(config, view)
-    if detach:
-        return detached(store, view, flags if resume else {}, new=not resume)
     try:
         outcome = run_search(store, config, view)
     except UserError:

@@ -53,10 +53,10 @@ def test_two_searches_share_a_cluster_and_one_is_paused_resumed_extended_and_wat
     place = ("--config", recipe_file(generations=400), "--storage", runs, "--num-workers", "2", "--address", cluster)
     where = ("--address", cluster, "--storage", runs)
     out = say("lfs.search", *place, "--name", "first", "--detach")
-    assert "asked for 2 CPU; the cluster has 2 CPU on 1 node(s)" not in out  # said by the driver, in its file
+    assert "asked for 2 CPU; the cluster has 2 CPU on 1 node(s)" in out  # what the driver says before it works
     pid = int(re.findall(r"process (\d+)", out)[0])
     first = RunStore(f"{runs}/first")
-    assert "asked for 2 CPU; the cluster has 2 CPU on 1 node(s)" in Path(first.path, "output.log").read_text()
+    assert "they share 4 candidates a generation" in Path(f"{first.path}.log").read_text()
     assert json.loads(first.read("running.json"))["pid"] == pid
 
     assert "their resources are free then" in say("lfs.control", "pause", "first", *where)
