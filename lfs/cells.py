@@ -22,11 +22,12 @@ from lfs.cells_view import CellsView
 from lfs.config import SHARED_CLUSTER, SearchConfig
 from lfs.connect import ray_cluster
 from lfs.generation import DivergedError
+from lfs.locations import under
 from lfs.outcomes import OUTCOME, CellOutcome, outcome_of, scores_file
 from lfs.quiet import interrupts, quiet_logs
 from lfs.rank_actors import own_device
 from lfs.room import alive_nodes, fit_workers, growth_of_cluster
-from lfs.run_store import RunStore, StorageError, session_name, under
+from lfs.run_store import RunStore, StorageError, session_name
 from lfs.serial import SerialRun
 from lfs.view import View
 from search_space.errors import UserError

@@ -205,7 +205,8 @@ def log_in(file: str, config: dict[str, Any], node: yaml.Node | None) -> str:
 def start(argv: Sequence[str]) -> int:
     """`lfs.search`, or `lfs.search --resume` where its run is there: one command for first and further tries."""
     from lfs import search  # with torch, which a check does not need
-    from lfs.run_store import RunStore, under
+    from lfs.locations import under
+    from lfs.run_store import RunStore
 
     flags = vars(search.parser().parse_args(argv))
     require(bool(flags.get("name")) and bool(flags.get("storage")), "start needs --name and --storage", list(argv))

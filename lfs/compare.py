@@ -16,9 +16,10 @@ import pandas as pd
 
 from lfs.commands import FAILED, OK, run_command
 from lfs.config import SEED_STEP, SHARED_CLUSTER, AMLFSConfig, CompareConfig, SearchConfig
+from lfs.locations import under
 from lfs.options import Parser, add_flags, build
 from lfs.outcomes import outcome_of
-from lfs.run_store import RunStore, under
+from lfs.run_store import RunStore
 from lfs.settings import changed, load_settings, save_settings
 from lfs.view import View, default_name
 from search_space.config import LossConfig, SpaceConfig

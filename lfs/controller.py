@@ -13,7 +13,6 @@ import contextlib
 import gc
 import logging
 import time
-from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +20,7 @@ import ray
 from ray.exceptions import RayError
 
 from lfs import look
+from lfs.attendance import Attendance
 from lfs.board import Board, continued
 from lfs.config import SearchConfig
 from lfs.connect import NAMESPACE
@@ -31,14 +31,10 @@ from search_space.errors import UserError
 
 POLL_S = 10.0
 """A trainer without work is answered `wait` after this long, and asks again."""
-WATCH_S = 1.0
-"""Pause between two questions whether a trainer is alive. A trainer answers between two candidates only, so that it is
-asked once per candidate, not once per pause."""
 PROGRESS_PER_S = 100.0
 """Messages of progress that all trainers together may send: the more they are, the rarer each does."""
 FETCH_S = 600.0
 """A winner's weights that take longer than this to fetch count as lost."""
-MAX_BROKEN = 3
 FOLLOWS_S = 5.0
 """Whoever asked for the status so long ago is no longer there."""
 ACTIONS = {
@@ -64,23 +60,19 @@ class Controller:
 
     def __init__(self, run_uri: str) -> None:
         self.store = RunStore(run_uri)
-        self.config: SearchConfig = self.store.retrying(self.store.load_config)
-        search, base, summaries = self.store.retrying(lambda: continued(self.store, self.config))
+        config = self.store.retrying(self.store.load_config)
+        search, base, summaries = self.store.retrying(lambda: continued(self.store, config))
         search.base = None if base is None else ray.put(base)
         self.search, self.board = search, Board(search, summaries)
         self._changed = asyncio.Event()
         self._closing: asyncio.Task[None] | None = None
         self._commit: asyncio.Task[None] | None = None
-        self._watchers: dict[str, tuple[str, asyncio.Task[None]]] = {}
-        self._broken: Counter[str] = Counter()
-        self._heard_of: set[str] = set()
-        self._gone: set[str] = set()
-        self._notes: list[str] = []
+        self.attendance = Attendance(self._left)
         self._followers: dict[str, float] = {}
         self._claim: Claim | None = None
         self._held: Any = None
         self._came = False
-        self._allowed = self.config.most_workers
+        self._allowed = config.most_workers
         self._paused = paused(self.store)
         self._versions = look.versions()
         leave_garbage()
@@ -90,7 +82,7 @@ class Controller:
     async def get_config(self) -> SearchConfig:
         """The search's configuration, for a trainer that starts."""
         self._came = True
-        return self.config
+        return self.search.config
 
     async def get_versions(self) -> dict[str, str]:
         """What a trainer must have installed."""
@@ -101,27 +93,28 @@ class Controller:
 
         A trainer without work of which there is one too many is told to leave.
         """
-        self._join(trainer, incarnation, actor)
+        self.attendance.join(trainer, incarnation, actor)
         until = time.monotonic() + POLL_S
-        while self._watchers.get(trainer, ("",))[0] == incarnation:  # else it died waiting: no work for the dead
+        while self.attendance.has(trainer, incarnation):  # else it died waiting: no work for the dead
             if self._too_many(trainer):
                 if await self._secured(trainer):
                     continue
-                self._dismiss(trainer)
+                self.attendance.dismiss(trainer)
+                self._notify()
                 return Lease(kind="leave")
             lease = self.search.lease(trainer)
             left = until - time.monotonic()
             if lease.kind == "stop":
                 await self._finish_commit()  # trainers that stop end the driver, and with it this process
             if lease.kind != "wait" or left <= 0:
-                return replace(lease, progress_s=max(lease.progress_s, len(self._watchers) / PROGRESS_PER_S))
+                return replace(lease, progress_s=max(lease.progress_s, len(self.attendance) / PROGRESS_PER_S))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), left)
         return Lease(kind="wait")
 
     async def report(self, report: Report, weights: list[Any]) -> None:
         """A candidate's outcome; `weights` holds a reference to its weights, or nothing if it diverged."""
-        self._broken.clear()
+        self.attendance.works()
         if self.search.report(report, weights[0] if weights else None):
             self.board.took(report)
         self.board.progress.pop(report.trainer, None)
@@ -134,36 +127,16 @@ class Controller:
 
     async def broken(self, trainer: str, message: str, fatal: bool) -> bool:
         """A trainer could not even start. Returns whether it is to give up rather than to try again: it dies then."""
-        gives_up = self._count_broken(trainer, message, fatal)
-        if not gives_up:
-            self._heard_of.add(trainer)
-        return gives_up
-
-    def _count_broken(self, trainer: str, message: str, fatal: bool) -> bool:
-        """Whether a trainer that did not come so far as to work is to give up.
-
-        With others at work it is the trainer's node that is at fault, and the search goes on without it.
-        """
-        self._broken[trainer] += 1
-        gives_up = fatal or self._broken[trainer] >= MAX_BROKEN or self.search.over
-        if gives_up and not self.search.over:
-            if trainer not in self._gone:
-                self._gone.add(trainer)
-                note = f"{trainer} cannot take part: {message}"
-                self._notes += [note] if note not in self._notes else []
-            if not self._watchers:
-                self.search.fail(message)
-                self._notify()
+        if self.search.over:
+            return True
+        gives_up = self.attendance.cannot_start(trainer, message, fatal=fatal)
+        self._fail_without_trainers(gives_up, message)
         return gives_up
 
     async def died(self, trainer: str, message: str) -> None:
-        """A trainer's process died and is started again. One that has asked for work is watched, and one that could not
-        start may have said so; else this is the only sign of it.
-        """
-        if trainer in self._heard_of:
-            self._heard_of.discard(trainer)
-        else:
-            self._count_broken(trainer, message, False)
+        """Tune starts a trainer again, whose process died."""
+        if not self.search.over:
+            self._fail_without_trainers(self.attendance.died(trainer, message), message)
 
     async def progress(self, trainer: str, done: int, total: int, images_per_s: float) -> None:
         """How far a trainer is with its candidate; only for the view."""
@@ -193,13 +166,14 @@ class Controller:
 
     async def claim(self) -> Claim | None:
         """What this search could use of the cluster; None: its driver has not said yet."""
-        most = 0 if self._paused or self.search.over else max(0, self.config.most_workers - len(self._gone))
-        return self._claim and replace(self._claim, most=most)
+        return self._claim and replace(self._claim, most=self._most())
 
     async def allow(self, num_trainers: int, claim: Claim) -> None:
         """How many trainers this search may have, and what it asked that for."""
+        changed = num_trainers != self._allowed
         self._allowed, self._claim = num_trainers, claim
-        self._notify()
+        if changed:
+            self._notify()
 
     async def stop(self) -> None:
         """Stop cleanly after the running generation."""
@@ -222,8 +196,7 @@ class Controller:
         if action == "extend":
             await self._finish_close()  # it opens what is next by the old number
             self.search.extend(generations)
-            self.config = self.search.config
-            await asyncio.to_thread(self.store.write_config, self.config)
+            await asyncio.to_thread(self.store.write_config, self.search.config)
             facts["generations"] = generations
         await asyncio.to_thread(lambda: self.store.record_event(action, **facts))
         if action in ("pause", "resume"):
@@ -248,10 +221,10 @@ class Controller:
         settled = committed and not self._is_closing
         recent = [at for at in self._followers.values() if time.monotonic() - at < FOLLOWS_S]
         own = {
-            "state": self._state(), "wanted": self._wanted(), "notes": self._notes, "run": self.store.uri,
+            "state": self._state(), "wanted": self._wanted(), "notes": self.attendance.notes, "run": self.store.uri,
             "followed": bool(recent), "came": self._came,
         }  # fmt: skip
-        return self.board.status(trainers=len(self._watchers), settled=settled) | own
+        return self.board.status(trainers=len(self.attendance), settled=settled) | own
 
     # ---- inside
 
@@ -263,21 +236,25 @@ class Controller:
         if search.over:
             return "ended"
         if self._paused:
-            return "pausing" if self._watchers else "paused"
-        if not (self._watchers or self._wanted()):
+            return "pausing" if len(self.attendance) else "paused"
+        if not (len(self.attendance) or self._wanted()):
             return "waiting for room"
         return "stopping" if search.stop_requested else "testing" if search.trained else "running"
 
-    def _wanted(self) -> int:
-        """Trainers that this search is to have now; those that cannot work stay away."""
+    def _most(self) -> int:
+        """Trainers that there is work for; those that cannot take part stay away."""
         if self._paused or self.search.over:
             return 0
-        return max(0, min(self._allowed, self.config.most_workers - len(self._gone)))
+        return max(0, self.search.config.most_workers - len(self.attendance.gave_up))
+
+    def _wanted(self) -> int:
+        """Trainers that this search is to have now."""
+        return min(self._allowed, self._most())
 
     def _too_many(self, trainer: str) -> bool:
         """Whether a trainer that asks for work is to go. One that holds a candidate asks again for that."""
         idle = not self.search.holds(trainer) and not self.search.over
-        return idle and len(self._watchers) > self._wanted()
+        return idle and len(self.attendance) > self._wanted()
 
     async def _secured(self, trainer: str) -> bool:
         """Before a trainer goes: hold the best weights so far under this process, if they are its own.
@@ -298,40 +275,21 @@ class Controller:
             return True
         return False
 
-    def _dismiss(self, trainer: str) -> None:
-        """Let a trainer go."""
-        self._watchers.pop(trainer)[1].cancel()
-        self.search.release(trainer)
-        self._notify()
-
     def _notify(self) -> None:
         """Wake every trainer that waits for work."""
         self._changed.set()
         self._changed = asyncio.Event()
 
-    def _join(self, trainer: str, incarnation: str, actor: Any) -> None:
-        """A new process under a trainer's name gives back what the old one held, and is watched in its place."""
-        if trainer in self._watchers and self._watchers[trainer][0] == incarnation:
-            return
-        self._heard_of.add(trainer)
-        self._gone.discard(trainer)
-        if trainer in self._watchers:
-            self._watchers.pop(trainer)[1].cancel()
+    def _left(self, trainer: str) -> None:
+        """Whatever a trainer had to do is to be done by others."""
+        self.board.progress.pop(trainer, None)
         self.search.release(trainer)
-        self._watchers[trainer] = (incarnation, asyncio.create_task(self._watch(trainer, incarnation, actor)))
+        self._notify()
 
-    async def _watch(self, trainer: str, incarnation: str, actor: Any) -> None:
-        """Notice a trainer's death at once: a call queued behind its work fails when the process does."""
-        try:
-            while True:
-                await actor.alive.remote()
-                await asyncio.sleep(WATCH_S)
-        except RayError:
-            logger.warning("%s is gone; its candidate goes back to the queue", trainer)
-        if self._watchers.get(trainer, ("",))[0] == incarnation:
-            del self._watchers[trainer]
-            self.board.progress.pop(trainer, None)
-            self.search.release(trainer)
+    def _fail_without_trainers(self, gives_up: bool, message: str) -> None:
+        """With others at work it is a trainer's node that is at fault, and the search goes on without it."""
+        if gives_up and not len(self.attendance):
+            self.search.fail(message)
             self._notify()
 
     def _close_if_ready(self) -> None:
@@ -360,7 +318,7 @@ class Controller:
         else:
             self.board.closed(record)
             self.search.advance(record, base, prepared)
-            self._gone.clear()  # once a generation they may try again: what they lacked may be there now
+            self.attendance.try_again()
             self._commit = asyncio.create_task(self._commit_behind(record, weights))
         gc.collect()  # while nobody trains
         self._notify()

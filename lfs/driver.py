@@ -10,10 +10,11 @@ from lfs.board import pinned, started
 from lfs.config import SearchConfig
 from lfs.connect import joins, ray_cluster
 from lfs.generation import fixed_losses
+from lfs.locations import under
 from lfs.presence import Presence, controller_name, this_process
 from lfs.quiet import interrupts, quiet_logs
 from lfs.room import Room, alive_nodes, fit_workers, growth_of_cluster, rank_needs, said
-from lfs.run_store import RunStore, under
+from lfs.run_store import RunStore
 from lfs.view import View
 from lfs.watch import Watch
 from search_space.errors import UserError, require

@@ -10,10 +10,9 @@ deaths and their order cannot change what comes out: actions are keyed by (seed,
 generation closes on its outcomes alone.
 """
 
-import bisect
 import json
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ import numpy.typing as npt
 
 from lfs.config import SearchConfig
 from lfs.messages import GenerationRecord, Lease, Report, SearchState
+from lfs.open_generation import OpenGeneration, count
 from search_space.advantage import advantages
 from search_space.errors import UserError, require
 from search_space.loss import Loss, loss_from_dict
@@ -38,31 +38,6 @@ MAX_LOSSES = 20
 
 class DivergedError(UserError):
     """A whole generation diverged: trained again, it would diverge again."""
-
-
-@dataclass
-class OpenGeneration:
-    """The generation that is running."""
-
-    actions: npt.NDArray[np.float64]  # [B, dim]
-    losses: list[Loss]
-    """What the actions stand for."""
-
-    queue: list[int]
-    """Candidates that nobody trains and nobody has reported, rising."""
-
-    rejected: int = 0
-    """Draws that were no usable loss and were drawn again."""
-
-    error: str = ""
-    """Why the candidates could not be sampled."""
-
-    leases: dict[str, int] = field(default_factory=dict)
-    reports: dict[int, Report] = field(default_factory=dict)
-    failures: dict[int, int] = field(default_factory=dict)
-    deaths: dict[int, int] = field(default_factory=dict)
-    best: int | None = None
-    best_weights: Any = None
 
 
 class Search:
@@ -103,8 +78,7 @@ class Search:
                 error = str(failure)
         fixed_loss = self._losses[min(state.generation, len(self._losses) - 1)] if self._losses else None
         losses = [fixed_loss or self.space.decode(action) for action in asked.actions]
-        queue = list(range(len(losses)))
-        return OpenGeneration(actions=asked.actions, losses=losses, queue=queue, rejected=asked.rejected, error=error)
+        return OpenGeneration(actions=asked.actions, losses=losses, rejected=asked.rejected, error=error)
 
     def _ask(self, state: SearchState) -> Asked:
         """Candidates of a generation; a draw that is no usable loss is drawn again."""
@@ -135,7 +109,7 @@ class Search:
     @property
     def ready_to_close(self) -> bool:
         """Whether every candidate of the running generation has its outcome."""
-        return not self.trained and len(self._open.reports) == len(self._open.actions)
+        return not self.trained and self._open.complete
 
     @property
     def running(self) -> dict[str, int]:
@@ -185,38 +159,26 @@ class Search:
                 return Lease(kind="wait")
             self._testing = trainer
             return Lease(kind="test", generation=self.state.generation, base=self.base)
-        work = self._open
-        if trainer not in work.leases:
-            if not work.queue:
-                return Lease(kind="wait")
-            work.leases[trainer] = work.queue.pop(0)
-        index = work.leases[trainer]
-        action = tuple(float(x) for x in work.actions[index])
+        index = self._open.hand_out(trainer)
+        if index is None:
+            return Lease(kind="wait")
+        action = tuple(float(x) for x in self.actions[index])
         generation, loss = self.state.generation, self.loss_of(index)
         return Lease(kind="train", generation=generation, index=index, action=action, loss=loss, base=self.base)
 
     def release(self, trainer: str) -> None:
         """The trainer is dead or starts afresh: its piece of work goes back to the front of the queue."""
         if self._testing == trainer:
-            self._testing, index = None, 0
-        elif trainer in self._open.leases:
-            index = self._open.leases.pop(trainer)
-            self._requeue(index)
-        else:
-            return
-        generation = self.state.generation + 1
-        self._count_loss(index, "the final test" if self.trained else f"candidate {index} of generation {generation}")
+            self._testing = None
+            self._count_death(0, "the final test")
+        elif (index := self._open.take_back(trainer)) is not None:
+            self._count_death(index, f"candidate {index} of generation {self.state.generation + 1}")
 
-    def _count_loss(self, index: int, what: str) -> None:
+    def _count_death(self, index: int, what: str) -> None:
         """Stop the search when the same piece of work is lost over and over."""
-        deaths = self._open.deaths[index] = self._open.deaths.get(index, 0) + 1
+        deaths = count(self._open.deaths, index)
         if deaths >= MAX_LOSSES:
             self.fail(f"{what} lost its trainer {deaths} times; likely it kills it (out of memory?)")
-
-    def _requeue(self, index: int) -> None:
-        work = self._open
-        if index not in work.reports and index not in work.queue and index not in work.leases.values():
-            bisect.insort(work.queue, index)
 
     def report(self, report: Report, weights: Any) -> bool:
         """Take an outcome. Idempotent on (generation, index); anything late or early is dropped.
@@ -232,20 +194,8 @@ class Search:
         current = not self.trained and report.generation == self.state.generation
         if not current or not 0 <= index < len(work.actions) or index in work.reports:
             return False
-        work.reports[index] = report
-        if index in work.queue:
-            work.queue.remove(index)
-        self._keep_best(report, weights)
+        work.take(report, weights)
         return True
-
-    def _keep_best(self, report: Report, weights: Any) -> None:
-        """Hold the weights of the best reward so far; equal rewards go to the lower index, whoever came first."""
-        work = self._open
-        if report.diverged:
-            return
-        standing = None if work.best is None else work.reports[work.best]
-        if standing is None or (report.reward, -report.index) > (standing.reward, -standing.index):
-            work.best, work.best_weights = report.index, weights
 
     def keep_best(self, weights: Any, kept: Any) -> None:
         """Hold the best weights by another handle, unless there are better ones by now."""
@@ -254,26 +204,19 @@ class Search:
 
     def lose_best_weights(self) -> None:
         """The best candidate's weights died with their owner: train that candidate again (the same bits come out)."""
-        work = self._open
-        if work.best is not None:
-            del work.reports[work.best]
-            self._requeue(work.best)
-            self._count_loss(work.best, f"the winner of generation {self.state.generation + 1}")
-            work.best = work.best_weights = None
-            for report in list(work.reports.values()):  # a stand-in, until the same winner comes back
-                self._keep_best(report, None)
+        if (lost := self._open.lose_best()) is not None:
+            self._count_death(lost, f"the winner of generation {self.state.generation + 1}")
 
     def failed(self, trainer: str, generation: int, index: int, message: str, *, fatal: bool) -> None:
         """A trainer could not finish a candidate: hand it out again, or stop where that cannot help."""
         if generation != self.state.generation or self.over:
             return
-        failures = self._open.failures[index] = self._open.failures.get(index, 0) + 1
         self._open.leases.pop(trainer, None)
         if self._testing == trainer:
             self._testing = None
         else:
-            self._requeue(index)
-        if fatal or failures >= MAX_FAILURES:
+            self._open.requeue(index)
+        if count(self._open.failures, index) >= MAX_FAILURES or fatal:
             self.fail(message)
 
     def fail(self, message: str) -> None:

@@ -9,8 +9,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lfs import look
 from lfs.config import SearchConfig
+from lfs.locations import under
 from lfs.room import Resources, fits_on
-from lfs.run_store import RunStore, under
+from lfs.run_store import RunStore
 from lfs.view import View
 from search_space.errors import UserError
 from trainers.config import DataConfig

@@ -20,10 +20,10 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from lfs import look
 from lfs.config import SearchConfig
+from lfs.locations import under
 from lfs.messages import Lease
 from lfs.preflight import refuse_storage, refuse_versions
 from lfs.room import rank_needs
-from lfs.run_store import under
 from search_space.errors import UserError
 from trainers.candidate import Candidate, Weights
 from trainers.config import TrainerConfig

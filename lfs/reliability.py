@@ -29,10 +29,11 @@ from lfs.board import started as begin
 from lfs.commands import FAILED, OK, run_command
 from lfs.compare import own_parameter
 from lfs.config import SHARED_CLUSTER, ReliabilityConfig, SearchConfig
+from lfs.locations import under
 from lfs.options import Parser, add_flags, build
 from lfs.outcomes import outcome_of
 from lfs.rank import Reliability, reliability
-from lfs.run_store import RunStore, under
+from lfs.run_store import RunStore
 from lfs.settings import changed, load_settings, save_settings
 from lfs.view import View, default_name
 from search_space.config import LossConfig, SpaceConfig

@@ -40,6 +40,7 @@ from tenacity import (
 )
 
 from lfs.config import SearchConfig
+from lfs.locations import first_line, open_root, under
 from lfs.messages import GenerationRecord, SearchState
 from lfs.options import checked
 from search_space.errors import UserError
@@ -60,27 +61,6 @@ class StorageError(OSError):
 
 class _HopelessError(Exception):
     """Writing will not succeed however often it is tried."""
-
-
-def open_root(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
-    """File system and path of a storage root: a local path (made absolute) or a URI."""
-    try:
-        if "://" in uri:
-            filesystem, path = pyarrow.fs.FileSystem.from_uri(uri)
-            return filesystem, path
-    except (pa.ArrowInvalid, OSError, ValueError) as error:
-        raise UserError(f"storage {uri!r}: not a usable location: {_first_line(error)}") from None
-    return pyarrow.fs.LocalFileSystem(), str(Path(uri).expanduser().resolve())
-
-
-def under(root: str, *parts: str) -> str:
-    """A place below a root; the options of a URI (`s3://bucket/runs?region=eu-west-1`) stay at its end."""
-    place, question, options = root.partition("?") if "://" in root else (root, "", "")
-    return "/".join((place.rstrip("/"), *parts)) + question + options
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0]
 
 
 class RunStore:
@@ -129,7 +109,7 @@ class RunStore:
         try:
             values = json.loads(self.read(*parts))
         except (OSError, ValueError) as error:
-            raise UserError(f"{path}: damaged: expected a JSON object: {_first_line(error)}") from None
+            raise UserError(f"{path}: damaged: expected a JSON object: {first_line(error)}") from None
         if not isinstance(values, dict):
             raise UserError(f"{path}: damaged: expected a JSON object, got {type(values).__name__}")
         return values
@@ -142,7 +122,7 @@ class RunStore:
             values = yaml.safe_load(self.read("config.yaml"))
             found, config = values["format"], values["config"]
         except (yaml.YAMLError, KeyError, TypeError, OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{self.uri}/config.yaml: not a run's configuration: {_first_line(error)}") from None
+            raise UserError(f"{self.uri}/config.yaml: not a run's configuration: {first_line(error)}") from None
         if found != FORMAT:
             raise UserError(
                 f"{self.uri}/config.yaml: run format {found!r}; this version reads format {FORMAT}: "
@@ -217,7 +197,7 @@ class RunStore:
                 json.loads(self.read("generations", folder, "COMMIT"))[name],
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}: a file of a committed generation cannot be read: {_first_line(error)}") from None
+            raise UserError(f"{path}: a file of a committed generation cannot be read: {first_line(error)}") from None
         if expected != _fingerprint(data):
             raise UserError(
                 f"{path}: damaged: size or SHA-256 differ from those in COMMIT; delete {folder}/COMMIT to redo it"
@@ -263,7 +243,7 @@ class RunStore:
             with contextlib.suppress(OSError):
                 self.fs.delete_dir(self.path)  # it was not there, or empty
             raise UserError(
-                f"storage {self.uri}: cannot be written: {_first_line(error)}; choose another --storage"
+                f"storage {self.uri}: cannot be written: {first_line(error)}; choose another --storage"
             ) from None
 
     def discard(self) -> None:
@@ -338,7 +318,7 @@ class RunStore:
             return retrying(action)
         except RetryError as error:
             cause = error.last_attempt.exception()
-            raise StorageError(f"{self.uri}: {_first_line(cause or error)}") from cause
+            raise StorageError(f"{self.uri}: {first_line(cause or error)}") from cause
         except _HopelessError as error:
             raise StorageError(f"{self.uri}: {error}") from None
 
@@ -356,7 +336,7 @@ class RunStore:
                 sync_path(path.rsplit("/", 1)[0])
         except OSError as error:
             if error.errno in HOPELESS or "Read-only file system" in str(error) or "Not a directory" in str(error):
-                raise _HopelessError(_first_line(error)) from error
+                raise _HopelessError(first_line(error)) from error
             raise
 
 

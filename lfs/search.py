@@ -17,8 +17,9 @@ from typing import Any
 from lfs.commands import FAILED, OK, run_command
 from lfs.config import MAY_CHANGE_ON_RESUME, SearchConfig
 from lfs.detach import detached
+from lfs.locations import under
 from lfs.options import Parser, add_flags, build, flag
-from lfs.run_store import RunStore, under
+from lfs.run_store import RunStore
 from lfs.view import View, default_name
 from search_space.errors import UserError
 

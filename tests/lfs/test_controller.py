@@ -11,9 +11,10 @@ import pytest
 from ray.exceptions import RayActorError
 
 from lfs import controller as module
-from lfs.controller import MAX_BROKEN, PROGRESS_PER_S, Controller
-from lfs.generation import OpenGeneration
+from lfs.attendance import MAX_BROKEN
+from lfs.controller import PROGRESS_PER_S, Controller
 from lfs.messages import SearchState
+from lfs.open_generation import OpenGeneration
 from lfs.run_store import RunStore
 from lfs.shares import Claim
 from search_space.errors import UserError

@@ -13,8 +13,9 @@ import pytest
 
 from lfs.config import SearchConfig
 from lfs.generation import Search
+from lfs.locations import under
 from lfs.messages import GenerationRecord
-from lfs.run_store import RunStore, find_runs, under
+from lfs.run_store import RunStore, find_runs
 from search_space.errors import UserError
 from tests.lfs.fakes import config, drive
 
