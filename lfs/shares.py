@@ -13,7 +13,7 @@ import ray
 
 from lfs.config import SearchConfig
 from lfs.presence import controllers
-from lfs.room import Resources, alive_nodes, growth_of_cluster, rank_needs
+from lfs.room import Growth, Resources, alive_nodes, growth_of_cluster, rank_needs
 
 logger = logging.getLogger(__name__)
 ANSWER_S = 5.0
@@ -70,6 +70,19 @@ def _taken(free: Sequence[dict[str, float]], needs: Resources) -> bool:
     return False
 
 
+def part_of(name: str, claims: Mapping[str, Claim], nodes: Sequence[Resources], growth: Growth) -> int:
+    """Trainers that one of several searches may have.
+
+    Where it is not known what may come, one more than the share of what is there, so that the autoscaler has a demand
+    to see; a search that is alone asks for all.
+    """
+    most = claims[name].most
+    if growth.unknown and len(claims) == 1:
+        return most
+    share = divide([*nodes, *growth.nodes], list(claims.values()))[name]
+    return min(most, share + 1) if growth.unknown else share
+
+
 class Share:
     """Tells a search's controller how many trainers it may have. Called now and then.
 
@@ -91,17 +104,8 @@ class Share:
         ray.get(self.controller.allow.remote(self._part(), self.claim), timeout=30)
 
     def _part(self) -> int:
-        """Where what may come is not known, one trainer more than the share of what is there, so that the autoscaler
-        has a demand to see; a search that is alone asks for all.
-        """
-        claims = self._claims()
         nodes = [node["Resources"] for node in alive_nodes()]
-        growth = growth_of_cluster(self.config, nodes)
-        most = claims[self.name].most
-        if growth.unknown and len(claims) == 1:
-            return most
-        share = divide([*nodes, *growth.nodes], list(claims.values()))[self.name]
-        return min(most, share + 1) if growth.unknown else share
+        return part_of(self.name, self._claims(), nodes, growth_of_cluster(self.config, nodes))
 
     def _claims(self) -> Mapping[str, Claim]:
         """Every running search's claim; the last known one of a controller that does not answer."""

@@ -30,6 +30,36 @@ def test_a_run_that_is_not_there_is_started_and_one_that_is_there_resumed(
     assert given == [arguments, resumed]
 
 
+def test_what_was_said_since_counts_more_than_the_first_number_of_generations(
+    given: list[list[str]], tmp_path: Path
+) -> None:
+    store = RunStore(str(tmp_path / "run"))
+    store.create(SearchConfig(name="run", generations=20))
+    arguments = ["--storage", str(tmp_path), "--name", "run", "--generations", "20", "--num-workers", "3"]
+    main(["start", *arguments])
+    store.record_event("extend", by="me", generations=40)
+    main(["start", *arguments])
+    assert given == [
+        ["--resume", f"{tmp_path}/run", "--num-workers", "3", "--generations", "20"],
+        ["--resume", f"{tmp_path}/run", "--num-workers", "3"],
+    ]
+
+
+def test_a_run_on_a_storage_with_options_is_found(given: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    class Store:
+        def __init__(self, uri: str) -> None:
+            asked.append(uri)
+
+        def exists(self, *parts: str) -> bool:
+            return False
+
+    monkeypatch.setattr("lfs.run_store.RunStore", Store)
+    main(["start", "--storage", "s3://bucket/runs?region=eu-west-1", "--name", "run"])
+    assert asked == ["s3://bucket/runs/run?region=eu-west-1"]
+
+
 @pytest.mark.parametrize("arguments", [["--name", "run"], ["--storage", "runs"]])
 def test_it_needs_to_know_which_run(given: list[list[str]], arguments: list[str]) -> None:
     with pytest.raises(UserError, match="start needs --name and --storage"):

@@ -14,6 +14,9 @@ from typing import Any
 import pytest
 import yaml
 
+from lfs import controller
+from lfs.run_store import RunStore
+from tests.lfs.fakes import config
 from trainers.data.builtin import FaceSetSpec, ensure_builtin_faces
 
 TINY = FaceSetSpec(
@@ -177,3 +180,18 @@ def undisturbed(recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
     finally:
         command.clean()
     return folder / "run"
+
+
+@pytest.fixture
+def bare_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunStore:
+    """A run of three trainers whose weights stay where they are."""
+
+    async def fetch(reference: Any) -> Any:
+        return reference
+
+    monkeypatch.setattr(controller, "leave_garbage", lambda: None)  # it is for a process of its own
+    monkeypatch.setattr(controller.ray, "put", lambda weights: weights)
+    monkeypatch.setattr(controller, "_fetch", fetch)
+    store = RunStore(str(tmp_path / "run"))
+    store.create(config(warmup_generations=5, population_size=3, num_workers=3))
+    return store

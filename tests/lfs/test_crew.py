@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 from ray.tune.experiment import Trial
+from ray.tune.logger import CSVLoggerCallback
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from lfs.crew import Crew, Shifts, WhenOver, trial_folder
+from lfs.crew import CandidatesCSV, Crew, Shifts, WhenOver, trial_folder
 from lfs.watch import Watch
 
 
@@ -103,3 +104,13 @@ def test_one_that_leaves_is_paused_and_comes_back_when_it_is_wanted(driver: Driv
     del Watch.live["controller/x"]
     assert Shifts("controller/x").choose_trial_to_run(FakeTune(Trial.PAUSED)) is None
     Watch.live["controller/x"] = driver  # type: ignore[assignment]
+
+
+def test_the_table_of_a_trainer_has_candidates_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[dict[str, Any]] = []
+    monkeypatch.setattr(
+        CSVLoggerCallback, "log_trial_result", lambda self, iteration, trial, result: rows.append(result)
+    )
+    for result in ({"leaves": True, "done": False}, {"candidate": 0, "leaves": False}, {"done": True}):
+        CandidatesCSV().log_trial_result(1, None, result)
+    assert rows == [{"candidate": 0, "leaves": False}]

@@ -319,3 +319,35 @@ def drive_losses(search: Search, generations: int) -> list[GenerationRecord]:
         records.append(search.close())
         search.advance(records[-1], None)
     return records
+
+
+def test_scores_of_a_model_that_is_no_longer_the_last_do_not_count() -> None:
+    search = Search(config(generations=1))
+    drive(search, until=lambda s: s.trained)
+    assert search.lease("a").kind == "test"
+    search.extend(2)
+    search.tested({"accuracy": 0.1})
+    drive(search, until=lambda s: s.trained)
+    assert search.lease("a").kind == "test"
+    search.tested({"accuracy": 0.2})
+    assert (search.over, search.test_metrics) == (True, {"accuracy": 0.2})
+
+
+def test_an_extended_search_is_the_longer_one_from_the_start() -> None:
+    whole = drive(Search(config(generations=4)))
+    search = Search(config(generations=2))
+    before = drive(search, until=lambda s: s.trained)
+    search.extend(4)
+    assert facts(before + drive(search)) == facts(whole)
+
+
+def test_the_best_weights_are_held_anew_only_while_they_are_the_best() -> None:
+    search = Search(config(warmup_generations=0))
+    leases = [search.lease(name) for name in ("a", "b", "c", "d")]
+    reports = sorted((made_report(search.space, lease) for lease in leases), key=lambda r: r.reward)
+    search.report(reports[0], "worse")
+    search.report(reports[1], "better")
+    search.keep_best("worse", "kept")
+    assert search.best_weights == "better"
+    search.keep_best("better", "kept")
+    assert search.best_weights == "kept"

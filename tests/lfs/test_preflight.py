@@ -11,7 +11,7 @@ import lmdb
 import pytest
 
 from lfs import look
-from lfs.preflight import data_paths, refuse_data, refuse_versions
+from lfs.preflight import data_paths, refuse_data, refuse_storage, refuse_versions
 from search_space.errors import UserError
 from trainers.config import DataConfig, PairsConfig
 from trainers.data.builtin import builtin_cache
@@ -65,6 +65,12 @@ def test_a_version_that_differs_is_named() -> None:
     for name, other in (("torch", "1.0"), ("lfs", look.MISSING), ("code of lfs", "0123456789"), ("Python", "3.9")):
         with pytest.raises(UserError, match=re.escape(f"10.0.0.2 has {name} {other}, the driver {mine[name]}")):
             refuse_versions("node 10.0.0.2", {**mine, name: other}, mine)
+
+
+def test_storage_that_a_node_cannot_read_is_named() -> None:
+    refuse_storage("node x", "/nfs/runs/a", True)
+    with pytest.raises(UserError, match="that every node sees .*, but node x cannot read /runs/a; see --storage"):
+        refuse_storage("node x", "/runs/a", False)
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,10 @@ def test_two_searches_share_a_cluster_and_one_is_paused_resumed_extended_and_wat
     assert "no running search 'second'" in say("lfs.control", "pause", "second", *where, code=1)
     assert "extend needs it" in say("lfs.control", "extend", "first", *where, code=1)
 
+    other = RunStore(str(tmp_path / "other" / "first"))  # of the same name, and not running
+    other.create(first.load_config())
+    assert "no running search 'first'" in say("lfs.control", "stop", other.uri, *where, code=1)
+
     second = run_command("lfs.search", *place, "--name", "second")
     wait_for({"first": "0 of 0", "second": "2 of 2"}, lambda: trainers(say, where))
     say("lfs.control", "resume", first.uri, *where)

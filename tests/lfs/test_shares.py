@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lfs.shares import Claim, divide
+from lfs.room import Growth
+from lfs.shares import Claim, divide, part_of
 
 ONE = {"CPU": 1.0, "GPU": 0.0}
 
@@ -65,3 +66,14 @@ def test_nobody_gets_more_than_fits_and_nothing_lies_idle_that_somebody_wants(
     if all(c.needs["CPU"] == 1 for c in claims):
         assert used == min(sum(cpus), sum(c.most for c in claims))
     assert divide(nodes, claims[::-1]) == given_to
+
+
+def test_where_it_is_not_known_what_may_come_each_asks_for_one_more_than_its_share() -> None:
+    nodes, unknown = [{"CPU": 4.0}], Growth(unknown=True)
+    a, b = claim("a", 9), claim("b", 9)
+    assert part_of("a", {"a": a}, nodes, Growth()) == 4
+    assert part_of("a", {"a": a}, nodes, unknown) == 9
+    assert part_of("a", {"a": a, "b": b}, nodes, Growth()) == 2
+    assert part_of("a", {"a": a, "b": b}, nodes, unknown) == 3
+    assert part_of("b", {"a": a, "b": claim("b", 2)}, nodes, unknown) == 2  # never more than it can use
+    assert part_of("a", {"a": a, "b": b}, nodes, Growth(nodes=({"CPU": 4.0},))) == 4

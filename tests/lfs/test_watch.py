@@ -1,0 +1,55 @@
+"""When a driver gives up on trainers that do not come."""
+
+from typing import Any
+
+import pytest
+
+from lfs import watch as module
+from lfs.view import View
+from lfs.watch import Watch
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time, which a test moves."""
+    now = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    return now
+
+
+def look(watch: Watch, *, came: bool = False, wanted: int = 2) -> bool:
+    """One look at a status; whether it is over."""
+    watch.status = {"came": came, "wanted": wanted}
+    watch._end_if_nobody_comes()
+    return watch.over.is_set()
+
+
+def made() -> Watch:
+    first: dict[str, Any] = {}
+    return Watch("x", None, View(), first, share=lambda: None, timeout_s=100)
+
+
+def test_it_gives_up_when_the_first_does_not_come_in_time(clock: list[float]) -> None:
+    watch = made()
+    clock[0] = 99
+    assert not look(watch)
+    clock[0] = 101
+    assert look(watch)
+    assert "no trainer found room for 100 s" in watch.trouble
+
+
+def test_it_waits_for_ever_once_one_came_also_for_a_controller_that_has_forgotten_it(clock: list[float]) -> None:
+    watch = made()
+    assert not look(watch, came=True)
+    clock[0] = 1e6
+    assert not look(watch)
+
+
+def test_a_search_that_wants_nobody_now_does_not_count_the_time(clock: list[float]) -> None:
+    watch = made()
+    clock[0] = 1000
+    assert not look(watch, wanted=0)  # paused, or others go first
+    clock[0] = 1099
+    assert not look(watch)
+    clock[0] = 1101
+    assert look(watch)
