@@ -17,7 +17,7 @@ from search_space.margins import AM, LOSSES, Softmax, VSoftmax
 from search_space.modulation import log_odds, modulated_cross_entropy, target_and_rest, target_products
 from search_space.spaces import LossParameters
 from search_space.unified import Unified
-from tests.search_space.test_margins import VARIANTS, label
+from tests.search_space.slow_losses import VARIANTS, label
 
 BATCH, CLASSES, DIM = 9, 23, 5
 TARGET = torch.tensor([0, 4, 5, 5, 13, 13, 13, 22, 14])

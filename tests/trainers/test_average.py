@@ -3,10 +3,9 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 
-from tests.trainers.test_trainer import candidate, make_faces, make_trainer, same_bits
+from tests.trainers.small_trainer import candidate, make_trainer, same_bits
 from trainers.average import RunningMean
 
 
@@ -30,13 +29,6 @@ def test_nothing_is_done_without_slots() -> None:
     mean.add(1)
     mean.take_over()
     assert mean.means == {}
-
-
-@pytest.fixture(scope="module")
-def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("faces")
-    make_faces(folder)
-    return folder
 
 
 def test_averaging_changes_what_is_validated_and_not_how_it_trains(faces: Path) -> None:

@@ -1,105 +1,41 @@
-import hashlib
+"""A trainer: what its results depend on, what is inherited, plain SGD, and what its caller sees."""
+
 import inspect
-import math
-import re
 import subprocess
 import sys
 import textwrap
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
 
-from search_space.config import LossConfig
-from search_space.errors import UserError
+from search_space.config import LossConfig  # noqa: F401 - for the example
 from search_space.loss import Loss
-from search_space.margins import make_loss
+from search_space.margins import make_loss  # noqa: F401 - for the example
 from search_space.spaces import LossParameters
+from tests.trainers.small_trainer import (
+    CONFIG,
+    REWARD,
+    SEED,
+    SIZE,
+    candidate,
+    data_config,
+    digest,
+    make_trainer,
+    same_bits,
+)
 from trainers.backbones import build_backbone
-from trainers.candidate import Candidate, CandidateResult, Weights
+from trainers.candidate import Candidate, Weights  # noqa: F401 - for the example
 from trainers.checkpoint import from_bytes, to_bytes
-from trainers.config import DataConfig, PairsConfig, RewardConfig, TrainerConfig
-from trainers.data.datum import encode_datum
-from trainers.data.lmdb_source import write_lmdb
+from trainers.config import DataConfig, PairsConfig, RewardConfig, TrainerConfig  # noqa: F401 - for the example
 from trainers.data.sets import TrainingSet
-from trainers.data.verification_set import VerificationSet
 from trainers.heads import CosineHead
-from trainers.metrics import Metric
 from trainers.schedule import learning_rate
 from trainers.trainer import CandidateTrainer
-from trainers.verification import AllPairsMetrics, evaluate_metric, verification_report
 
 REPOSITORY = Path(__file__).parents[2]
-SEED = 3
-SIZE = 16
-CONFIG = TrainerConfig(
-    backbone="small",
-    embedding_dim=8,
-    batch_size=16,
-    generation_length=4,
-    generation_unit="steps",
-    milestones=(1.0,),
-    lr_warmup_steps=2,
-)
-REWARD = RewardConfig(metric="auc", num_bootstrap=10, test_metrics=("accuracy", "auc", "d_prime", "tar@far=0.1"))
-
-
-def make_faces(folder: Path) -> None:
-    """Ten people with a colour pattern each, six noisy pictures of each, and 40 pairs."""
-    rng = np.random.default_rng(0)
-    patterns = rng.integers(40, 215, (10, 4, 4, 3)).repeat(SIZE // 4, axis=1).repeat(SIZE // 4, axis=2)
-    items, lines = [], []
-    for person, pattern in enumerate(patterns):
-        for i in range(6):
-            picture = np.clip(pattern + rng.normal(0, 40, pattern.shape), 0, 255).astype(np.uint8)
-            items.append((f"{person}/{i}", encode_datum(cv2.imencode(".jpg", picture)[1].tobytes(), person)))
-            lines.append(f"{person}/{i} {person}\n")
-    write_lmdb(folder / "train.lmdb", items)
-    write_lmdb(folder / "pairs.lmdb", items)
-    (folder / "train.txt").write_text("".join(lines))
-    people = rng.integers(0, 10, 40)
-    pairs = [f"{a}/{i % 6} {(a + i % 2) % 10}/{(i + 1) % 5} {1 - i % 2}\n" for i, a in enumerate(people)]
-    (folder / "pairs.txt").write_text("".join(pairs))
-
-
-@pytest.fixture(scope="module")
-def faces(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("faces")
-    make_faces(folder)
-    return folder
-
-
-def data_config(folder: Path) -> DataConfig:
-    pairs = PairsConfig(lmdb=("pairs.lmdb",), pairs=("pairs.txt",))
-    return DataConfig(
-        root=str(folder), train=("train.lmdb",), train_list=("train.txt",), reward=pairs, test=pairs, input_size=SIZE
-    )
-
-
-def make_trainer(folder: Path, reward: RewardConfig = REWARD, **changes: object) -> CandidateTrainer:
-    return CandidateTrainer(replace(CONFIG, **changes), data_config(folder), reward, seed=SEED, device="cpu")
-
-
-@pytest.fixture(scope="module")
-def trainer(faces) -> CandidateTrainer:
-    return make_trainer(faces)
-
-
-def candidate(margin: float = 0.2, generation: int = 0, index: int = 0) -> Candidate:
-    return Candidate(generation=generation, index=index, loss=LossParameters(scale=16.0, shift=(16.0 * margin,)))
-
-
-def digest(result: CandidateResult) -> str:
-    """Every bit of the model and of its reward."""
-    outcome = {"reward": result.reward, "replicates": result.replicates.tolist(), "metrics": result.metrics}
-    return hashlib.sha256(to_bytes(result.weights, outcome)).hexdigest()
-
-
-def same_bits(a: Weights, b: Weights) -> bool:
-    return to_bytes(a, {}) == to_bytes(b, {})
 
 
 # What a result depends on
@@ -128,7 +64,7 @@ def test_seed_and_generation_do_matter(trainer, faces):
 
 def test_another_process_gives_the_same_bits(trainer, faces):
     script = f"""
-        import tests.trainers.test_trainer as t
+        import tests.trainers.small_trainer as t
         from pathlib import Path
         print(t.digest(t.make_trainer(Path({str(faces)!r})).run(t.candidate())))
     """
@@ -293,172 +229,6 @@ def test_autocast_rounds_the_first_loss_a_little(faces, amp, differs):
     assert not np.array_equal(rounded.weights["head.weight"], make_trainer(faces).initial_weights()["head.weight"])
 
 
-# Validation, against plain loops
-
-
-def plain_scores(weights: Weights, one: VerificationSet, *, flip: bool) -> list[float]:
-    """Cosines of pictures embedded one by one."""
-    backbone = build_backbone("small", CONFIG.embedding_dim, SIZE)
-    prefix = "backbone."
-    state = {name.removeprefix(prefix): torch.tensor(w) for name, w in weights.items() if name.startswith(prefix)}
-    backbone.load_state_dict(state)
-    backbone.eval()
-
-    def embed(image: torch.Tensor) -> torch.Tensor:
-        picture = ((image.float() - 127.5) / 128).permute(2, 0, 1)[None]
-        mirrored = picture[:, :, :, torch.arange(SIZE - 1, -1, -1)]
-        return (backbone(picture) + backbone(mirrored) if flip else backbone(picture))[0].detach().double()
-
-    vectors = [embed(image) for batch in one.images(1) for image in batch]
-    return [
-        float(vectors[i] @ vectors[j] / vectors[i].norm() / vectors[j].norm())
-        for i, j in zip(one.listed.left.tolist(), one.listed.right.tolist(), strict=True)
-    ]
-
-
-@pytest.mark.parametrize("flip", [False, True])
-def test_reward_and_test_equal_a_picture_by_picture_evaluation(faces, flip):
-    trainer = make_trainer(faces, replace(REWARD, flip_average=flip))
-    result = trainer.run(candidate())
-    config = data_config(faces)
-    one = VerificationSet(config.reward, 0, config.root, SIZE)
-    pairs = one.listed
-    scores = plain_scores(result.weights, one, flip=flip)
-
-    expected = evaluate_metric("auc", scores, pairs.same, pairs.fold, 10)
-    assert result.reward == pytest.approx(expected.value, abs=1e-6)
-    assert result.reward_se == pytest.approx(expected.standard_error, abs=1e-6)
-    np.testing.assert_allclose(result.replicates, expected.replicates, atol=1e-6)
-    report = verification_report(scores, pairs.same, pairs.fold, REWARD.test_metrics, 10)
-    assert trainer.test(result.weights) == pytest.approx(report, abs=1e-4)
-    assert {name: result.metrics[name] for name in report} == pytest.approx(report, abs=1e-4)
-
-
-def test_a_reward_of_several_metrics_is_their_mean_and_records_each(faces):
-    both = make_trainer(faces, replace(REWARD, metric="auc+tar@far=0.1"))
-    result = both.run(candidate())
-    parts = [make_trainer(faces, replace(REWARD, metric=name)).run(candidate()) for name in ("auc", "tar@far=0.1")]
-    assert result.reward == np.mean([part.reward for part in parts])
-    np.testing.assert_allclose(result.replicates, np.mean([part.replicates for part in parts], axis=0), atol=1e-15)
-    assert result.reward_se == pytest.approx(np.std(result.replicates, ddof=1))
-    for name, part in zip(("auc", "tar@far=0.1"), parts, strict=True):
-        assert result.metrics[name] == part.reward
-        assert result.metrics[f"{name}_se"] == part.metrics[f"{name}_se"]
-    assert both.validate(result.weights, ["auc+tar@far=0.1"])["auc+tar@far=0.1"].value == result.reward
-
-
-def test_testing_leaves_no_trace(trainer):
-    first = trainer.run(candidate())
-    report = trainer.test(first.weights)
-    trainer.run(candidate(0.4))
-    assert trainer.test(first.weights) == report
-    assert digest(trainer.run(candidate())) == digest(first)
-
-
-def write_labels(folder: Path) -> None:
-    (folder / "labels.txt").write_text("".join(f"{person}/{i} {person}\n" for person in range(10) for i in range(6)))
-
-
-def labelled_trainer(folder: Path, metric: str) -> CandidateTrainer:
-    write_labels(folder)
-    data = data_config(folder)
-    reward = replace(data.reward, labels=("labels.txt",), max_per_identity=3)
-    data = replace(data, reward=reward, test=replace(reward, max_per_identity=0))
-    return CandidateTrainer(CONFIG, data, replace(REWARD, metric=metric, test_metrics=()), seed=SEED, device="cpu")
-
-
-def test_reward_on_all_pairs(faces):
-    trainer = labelled_trainer(faces, "all:tar@far=0.01")
-    result = trainer.run(candidate())
-    [one] = trainer._validation("reward").sets
-    units = trainer._validation("reward").embed(trainer._embedding, [Metric.parse("all:auc")])[0][one.labelled.rows]
-    [expected] = AllPairsMetrics(np.repeat(np.arange(10), 3), 10).evaluate(units, [Metric.parse("all:tar@far=0.01")])
-    assert one.labelled.labels.tolist() == np.repeat(np.arange(10), 3).tolist()
-    assert result.reward == expected.value
-    np.testing.assert_array_equal(result.replicates, expected.replicates)
-    assert result.metrics["all:tar@far=0.01"] == result.reward
-    assert {"accuracy", "auc", "d_prime", "tar@far=0.001"} < set(result.metrics)
-    assert digest(trainer.run(candidate())) == digest(result)
-
-
-def test_any_metrics_of_given_weights(faces):
-    trainer = labelled_trainer(faces, "all:auc")
-    result = trainer.run(candidate())
-    scores = trainer.validate(result.weights, ["all:auc", "auc", "all:tar@far=1e-2", "all:accuracy"])
-    assert list(scores) == ["all:auc", "auc", "all:tar@far=1e-2", "all:accuracy"]
-    assert scores["all:auc"].value == pytest.approx(result.reward, abs=1e-6)
-    assert scores["auc"].value == pytest.approx(result.metrics["auc"], abs=1e-6)
-    assert len({score.value for score in scores.values()}) == 4
-    report = trainer.test(result.weights)
-    tested = trainer.validate(result.weights, ["all:auc"], which="test")["all:auc"]
-    assert (tested.value, tested.standard_error) == pytest.approx((report["all:auc"], report["all:auc_se"]), abs=1e-6)
-    assert tested.value != pytest.approx(scores["all:auc"].value, abs=1e-6), "the test sets have twice the pictures"
-    assert {"accuracy", "all:d_prime", "all:tar@far=0.001_se"} < set(report)
-    assert "all:tar@far=0.0001" not in report, "1,620 impostor pairs are too few for it"
-    broken = {n: w * np.float32(np.nan) if w.dtype.kind == "f" else w for n, w in result.weights.items()}
-    with pytest.raises(UserError, match="weights to test must give finite embeddings"):
-        trainer.validate(broken, ["auc"])
-
-
-# Divergence
-
-
-@dataclass
-class FailingLoss:
-    """Not finite from call `step` on, counted from 1."""
-
-    step: int
-    value: float
-    calls: int = 0
-    normalise_embedding = normalise_weight = True
-    needs_context = False
-
-    def initial_state(self) -> dict[str, torch.Tensor]:
-        return {}
-
-    def __call__(self, cosines: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        self.calls += 1
-        loss = torch.nn.functional.cross_entropy(cosines, target)
-        return loss * self.value if self.calls >= self.step else loss
-
-
-@pytest.mark.parametrize(("value", "name"), [(math.nan, "nan"), (math.inf, "inf"), (-math.inf, "-inf")])
-def test_loss_that_is_not_finite_ends_the_candidate_at_once(trainer, value, name):
-    loss = FailingLoss(step=3, value=value)
-    result = trainer.run(replace(candidate(index=2), loss=loss))
-    assert result.diverged
-    assert result.reason == f"loss is {name} at step 3 of the generation"
-    assert loss.calls == 3
-    assert math.isnan(result.reward)
-    assert math.isnan(result.reward_se)
-    assert np.isnan(result.replicates).all()
-    assert result.replicates.shape == (10,)
-    assert result.weights == {}
-    assert (result.generation, result.index, result.num_images) == (0, 2, 3 * CONFIG.batch_size)
-
-
-@pytest.mark.parametrize(
-    ("steps", "lr", "reason"),
-    [
-        (4, 1e30, r"loss is nan at step 2 of the generation"),
-        (1, 1e30, r"embeddings are not finite after the generation"),
-        (1, 1e45, r"\S+ is not finite after the generation"),
-    ],
-)
-def test_huge_learning_rate_is_divergence_not_an_exception(faces, steps, lr, reason):
-    trainer = make_trainer(faces, generation_length=steps, lr=lr, lr_warmup_steps=0)
-    result = trainer.run(candidate())
-    assert result.diverged
-    assert re.fullmatch(reason, result.reason)
-    assert result.weights == {}
-
-
-def test_a_diverged_candidate_leaves_no_trace(trainer):
-    before = digest(trainer.run(candidate()))
-    trainer.run(replace(candidate(), loss=FailingLoss(step=2, value=math.nan)))
-    assert digest(trainer.run(candidate())) == before
-
-
 # What the caller sees
 
 
@@ -511,102 +281,3 @@ def test_docstring_example_runs(faces, monkeypatch, capsys):
     reward, accuracy = map(float, capsys.readouterr().out.split())
     assert 0.5 < reward <= 1
     assert 0.5 < accuracy <= 1
-
-
-# Bad input
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"train": (), "train_list": ()}, "a trainer needs training pictures, got an empty `train`"),
-        ({"reward": PairsConfig()}, r"reward sets need LMDBs .*, got \(\), \(\) and \(\)"),
-    ],
-)
-def test_missing_data_is_refused_at_once(faces, changes, message):
-    with pytest.raises(UserError, match=message):
-        CandidateTrainer(CONFIG, replace(data_config(faces), **changes), REWARD, seed=0)
-
-
-def test_missing_test_pairs_are_refused_when_needed(faces):
-    data = replace(data_config(faces), test=PairsConfig())
-    trainer = CandidateTrainer(CONFIG, data, REWARD, seed=0, device="cpu")
-    with pytest.raises(UserError, match="test sets need LMDBs"):
-        trainer.test(trainer.initial_weights())
-
-
-def test_weights_of_another_model_are_refused(trainer, faces):
-    wider = make_trainer(faces, embedding_dim=9).initial_weights()
-    with pytest.raises(
-        UserError, match=r"weights must have `\S+` of shape \[.*8.*\], got \[.*9.*\]: they are of another"
-    ):
-        trainer.run(candidate(), wider)
-    with pytest.raises(UserError, match=r"weights must have `\S+` of shape .*, got none"):
-        trainer.test({})
-
-
-def test_weights_that_are_not_finite_are_not_tested(trainer):
-    broken = {
-        name: np.full_like(array, np.nan) if array.dtype.kind == "f" else array
-        for name, array in trainer.initial_weights().items()
-    }
-    with pytest.raises(UserError, match="weights to test must give finite embeddings"):
-        trainer.test(broken)
-
-
-@pytest.mark.parametrize("device", ["cuda", "gpu"])
-def test_device_that_is_not_there_is_refused(faces, device, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UserError, match=f"device .*{device}"):
-        CandidateTrainer(CONFIG, data_config(faces), REWARD, seed=0, device=device)
-
-
-# Large heads
-
-
-def assert_close(a: Weights, b: Weights) -> None:
-    assert a.keys() == b.keys()
-    for name, array in a.items():
-        np.testing.assert_allclose(array, b[name], rtol=2e-3, atol=2e-4, err_msg=name)
-
-
-@pytest.mark.parametrize("name", ["am", "v_softmax", "curricular"])
-@pytest.mark.parametrize("changes", [{"head_chunk": 3}, {"head_chunk": 100}, {"sample_rate": 0.99}])
-def test_a_head_in_chunks_or_of_all_sampled_trains_as_the_plain_one(faces, trainer, name, changes):
-    loss = make_loss(LossConfig(name=name), scale=8.0)
-    base = trainer.run(candidate()).weights
-    given = Candidate(generation=1, index=0, loss=loss)
-    plain, other = trainer.run(given, base), make_trainer(faces, **changes).run(given, base)
-    assert_close(other.weights, plain.weights)
-    assert other.metrics["train_loss"] == pytest.approx(plain.metrics["train_loss"], rel=1e-4)
-
-
-@pytest.mark.parametrize("momentum", [0.9, 0.0])
-def test_only_sampled_classes_move(faces, momentum):
-    trainer = make_trainer(faces, sample_rate=0.3, batch_size=2, generation_length=2, momentum=momentum)
-    base = trainer.run(candidate()).weights
-    result = trainer.run(candidate(generation=1), base)
-    names = ["head.weight"] + ["momentum.head.weight"] * bool(momentum)
-    moved = [(result.weights[name] != base[name]).any(1) for name in names]
-    assert 2 <= moved[0].sum() <= 6  # of 10
-    assert all((rows == moved[0]).all() for rows in moved)
-
-
-def test_sampling_depends_on_nothing_else(faces):
-    trainer = make_trainer(faces, sample_rate=0.3, batch_size=2, head_chunk=2)
-    first = [digest(trainer.run(candidate(margin))) for margin in (0.0, 0.3)]
-    assert digest(make_trainer(faces, sample_rate=0.3, batch_size=2, head_chunk=2).run(candidate(0.3))) == first[1]
-    assert digest(make_trainer(faces, sample_rate=0.5, batch_size=2, head_chunk=2).run(candidate(0.3))) != first[1]
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"head_chunk": -1}, "head_chunk must be >= 0"),
-        ({"sample_rate": 0.0}, r"sample_rate must be in \(0, 1\], got 0.0"),
-        ({"sample_rate": 1.1}, r"sample_rate must be in \(0, 1\], got 1.1"),
-    ],
-)
-def test_large_head_settings_are_checked(changes, message):
-    with pytest.raises(UserError, match=message):
-        TrainerConfig(**changes)
