@@ -49,7 +49,7 @@ class Attendance:
         if trainer in self._watchers:
             self.dismiss(trainer)
             self._left(trainer)
-        self._watchers[trainer] = (incarnation, asyncio.create_task(self._watch(trainer, incarnation, actor)))
+        self._watchers[trainer] = (incarnation, asyncio.create_task(self._watch(trainer, actor)))
 
     def dismiss(self, trainer: str) -> None:
         """Watch a trainer no longer."""
@@ -87,12 +87,12 @@ class Attendance:
         self._broken[trainer] += 1
         gives_up = fatal or self._broken[trainer] >= MAX_BROKEN
         note = f"{trainer} cannot take part: {message}"
-        if gives_up and trainer not in self.gave_up:
+        if gives_up:
             self.gave_up.add(trainer)
             self.notes += [note] if note not in self.notes else []
         return gives_up
 
-    async def _watch(self, trainer: str, incarnation: str, actor: Any) -> None:
+    async def _watch(self, trainer: str, actor: Any) -> None:
         """Notice a trainer's death at once: a call queued behind its work fails when the process does."""
         try:
             while True:
@@ -100,6 +100,5 @@ class Attendance:
                 await asyncio.sleep(WATCH_S)
         except RayError:
             logger.warning("%s is gone; its candidate goes back to the queue", trainer)
-        if self.has(trainer, incarnation):
-            del self._watchers[trainer]
-            self._left(trainer)
+        del self._watchers[trainer]  # it is still this one: who takes its place or lets it go cancels this
+        self._left(trainer)

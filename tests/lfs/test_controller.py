@@ -200,6 +200,36 @@ def test_a_trainer_that_says_why_it_cannot_start_and_then_dies_is_counted_once(s
     run(story())
 
 
+def test_only_the_death_of_one_that_came_is_not_counted(store: RunStore) -> None:
+    async def story() -> None:
+        made = Controller(store.uri)
+        await made.lease("a", "1", Actor())
+        waiting = asyncio.create_task(made.lease("b", "1", Actor()))
+        await settle()
+        await made.died("b", "killed at work")
+        for _ in range(MAX_BROKEN - 1):
+            await made.died("b", "no torch")
+        assert (await made.status())["notes"] == []
+        await made.died("b", "no torch")
+        assert (await made.status())["notes"] == ["b cannot take part: no torch"]
+        waiting.cancel()
+
+    run(story())
+
+
+def test_a_report_shows_that_it_is_not_the_search_that_keeps_others_from_starting(store: RunStore) -> None:
+    async def story() -> None:
+        made = Controller(store.uri)
+        lease = await made.lease("a", "1", Actor())
+        for _ in range(MAX_BROKEN - 1):
+            assert not await made.broken("b", "OSError: a hiccup", False)
+        await made.report(made_report(made.search.space, lease, "a"), [{}])
+        for _ in range(MAX_BROKEN - 1):
+            assert not await made.broken("b", "OSError: a hiccup", False)
+
+    run(story())
+
+
 def test_deaths_of_all_before_the_first_candidate_end_the_search(store: RunStore) -> None:
     async def story() -> None:
         made = Controller(store.uri)

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from lfs import controller as module
-from lfs.controller import Controller
+from lfs.controller import POLL_S, Controller
 from lfs.run_store import RunStore
 from lfs.shares import Claim
 from search_space.errors import UserError
@@ -80,6 +80,18 @@ def test_a_smaller_share_lets_trainers_go_and_a_larger_one_asks_for_more(store: 
         assert (await made.status())["state"] == "waiting for room"
         await made.allow(99, mine)
         assert (await made.status())["wanted"] == 3
+
+    run(story())
+
+
+def test_a_smaller_share_is_told_at_once_to_one_that_waits_for_work(store: RunStore) -> None:
+    async def story() -> None:
+        made = Controller(store.uri)
+        await made.lease("a", "1", Actor())
+        waiting = asyncio.create_task(made.lease("b", "1", Actor()))
+        await settle()
+        await made.allow(1, Claim(name="controller/run", priority=0, needs={"CPU": 1.0}, most=3))
+        assert (await asyncio.wait_for(waiting, POLL_S / 4)).kind == "leave"
 
     run(story())
 

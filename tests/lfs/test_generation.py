@@ -351,3 +351,29 @@ def test_the_best_weights_are_held_anew_only_while_they_are_the_best() -> None:
     assert search.best_weights == "better"
     search.keep_best("better", "kept")
     assert search.best_weights == "kept"
+
+
+def test_a_candidate_in_two_hands_is_not_handed_out_again_for_the_one_that_lets_go() -> None:
+    search = Search(config(warmup_generations=0, population_size=2))
+    lease = search.lease("a")
+    search.release("a")  # out of reach, but not dead
+    assert search.lease("b").index == lease.index
+    assert search.report(made_report(search.space, lease, "a"), "weights")
+    search.release("b")
+    assert search.lease("c").index != lease.index
+    assert search.lease("d").kind == "wait"
+
+
+def test_a_lost_winner_that_comes_back_worse_is_the_winner_no_longer() -> None:
+    search = Search(config(warmup_generations=0, population_size=2))
+    reports = [made_report(search.space, search.lease(name), name) for name in ("a", "b")]
+    worse, better = sorted(reports, key=lambda r: r.reward)
+    search.report(worse, "worse")
+    search.report(better, "better")
+    search.lose_best_weights()
+    again = search.lease("c")
+    assert again.index == better.index
+    search.report(replace(better, reward=worse.reward - 1, trainer="c"), "worst")  # as on a device without fixed bits
+    assert search.best_weights is None  # the other's are to be fetched, are found lost, and it is trained again
+    search.lose_best_weights()
+    assert search.lease("d").index == worse.index
