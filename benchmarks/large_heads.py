@@ -36,7 +36,8 @@ from search_space.loss import Loss
 from search_space.margins import LOSSES, make_loss
 from search_space.spaces import get_space
 from trainers.class_sampler import FEWEST_ROWS, ClassSampler, SampledClasses
-from trainers.heads import CosineHead, shard_slice
+from trainers.heads import CosineHead
+from trainers.ranks import contiguous_part
 
 MIB = 2**20
 FLOAT_BYTES, INDEX_BYTES = 4, 8
@@ -127,7 +128,7 @@ def rank_memory(num_classes: int, dim: int, ranks: int, rate: float, chunk: int)
 
 def rank_bytes(num_classes: int, dim: int, ranks: int, rate: float, chunk: int) -> dict[str, int]:
     """What one rank holds at its peak, by what it is for."""
-    rows = max(len(range(num_classes)[shard_slice(num_classes, rank, ranks)]) for rank in range(ranks))
+    rows = max(len(range(num_classes)[contiguous_part(num_classes, rank, ranks)]) for rank in range(ranks))
     active = rows if rate == 1 else min(rows, max(round(rate * rows), FEWEST_ROWS))
     matrix, batch = FLOAT_BYTES * dim, BATCH * ranks
     return {

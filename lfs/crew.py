@@ -142,6 +142,7 @@ def tune_trials(store: RunStore, config: SearchConfig, gpus: float, controller: 
         name=store.next_session(), storage_path=store.uri, verbose=0, stop=WhenOver(controller), log_to_file=True,
         failure_config=tune.FailureConfig(max_failures=-1), callbacks=[Deaths(controller), CandidatesCSV()],
         checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+        sync_config=tune.SyncConfig(sync_artifacts=True),  # what trainers print, from wherever they run
     )  # fmt: skip
     settings = tune.TuneConfig(
         search_alg=Crew(controller), scheduler=Shifts(controller), num_samples=-1,

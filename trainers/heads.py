@@ -7,15 +7,11 @@ from torch.nn import functional as F  # noqa: N812
 from search_space.class_products import ONE_SHARD, ClassProducts, Shards
 from trainers.backbones.initialise import HEAD_PURPOSE, keyed_generator
 from trainers.class_sampler import SampledClasses
+from trainers.ranks import contiguous_part
 
 BLOCK_ROWS = 4096
 """Rows drawn at a time for a shard. A multiple of 16: torch draws normals 16 at a time, and in whole blocks of them the
 numbers are those of a single draw."""
-
-
-def shard_slice(num_classes: int, rank: int, size: int) -> slice:
-    """Classes of shard `rank` of `size`: contiguous, as many as in any other or one more or less."""
-    return slice(rank * num_classes // size, (rank + 1) * num_classes // size)
 
 
 class CosineHead(nn.Module):
@@ -32,7 +28,7 @@ class CosineHead(nn.Module):
     def __init__(self, embedding_dim: int, num_classes: int, seed: int = 0, *, rank: int = 0, size: int = 1) -> None:
         super().__init__()
         self.num_classes = num_classes
-        self.classes = shard_slice(num_classes, rank, size)
+        self.classes = contiguous_part(num_classes, rank, size)
         """The classes whose weights are here."""
         self.weight = nn.Parameter(_initial_rows(embedding_dim, num_classes, seed, self.classes))
 

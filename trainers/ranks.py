@@ -33,6 +33,11 @@ TIMEOUT_S = 1800.0
 """A rank that hears nothing from another for this long gives up."""
 
 
+def contiguous_part(count: int, rank: int, size: int) -> slice:
+    """What rank `rank` of `size` has of `count` things: as many as any other, or one more or less."""
+    return slice(rank * count // size, (rank + 1) * count // size)
+
+
 def listen(host: str, *, timeout_s: float = TIMEOUT_S) -> tuple[TCPStore, str]:
     """Where the ranks of one trainer meet, on a free port of this machine's address `host`.
 
@@ -94,10 +99,8 @@ class Ranks(Shards):
             dist.destroy_process_group()
 
     def share(self, count: int) -> slice:
-        """This rank's part of `count` things, contiguous; the first ranks have one more where it does not divide."""
-        each, more = divmod(count, self.size)
-        first = self.rank * each + min(self.rank, more)
-        return slice(first, first + each + (self.rank < more))
+        """This rank's part of `count` things."""
+        return contiguous_part(count, self.rank, self.size)
 
     def sum_(self, tensor: Tensor) -> None:
         """Make it the sum over ranks, in place; the same bits in each."""

@@ -191,6 +191,7 @@ def test_tune_s_own_results_and_tensorboard_read_the_run(undisturbed: Path) -> N
     candidates = pd.concat([RunStore(str(undisturbed)).load_candidates(g) for g in range(4)], ignore_index=True)
     assert table["reward"].tolist() == pytest.approx(candidates["reward"].tolist())
     assert table["done"].tolist() == [False] * 12 + [True]
+    assert (undisturbed / "tune" / "trainer-000" / "stderr").exists()  # what it printed is kept with the run
     events = EventAccumulator(str(undisturbed / "tune" / "trainer-000"))
     events.Reload()
     assert len(events.Scalars("ray/tune/reward")) == 13

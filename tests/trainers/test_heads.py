@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from search_space.modulation import target_and_rest
-from trainers.heads import BLOCK_ROWS, CosineHead, shard_slice
+from trainers.heads import BLOCK_ROWS, CosineHead
+from trainers.ranks import contiguous_part
 
 
 def test_cosines_equal_a_loop():
@@ -69,7 +70,7 @@ def test_shards_are_the_rows_of_the_whole_head(num_classes, dim, size, monkeypat
     assert torch.equal(torch.cat([shard.weight for shard in shards]), CosineHead(dim, num_classes, seed=3).weight)
     assert {len(shard.weight) - num_classes // size for shard in shards} <= {0, 1}
     for rank, shard in enumerate(shards):
-        assert shard.classes == shard_slice(num_classes, rank, size)
+        assert shard.classes == contiguous_part(num_classes, rank, size)
 
 
 def test_a_shard_of_a_real_size_has_the_bits_of_the_whole():

@@ -16,7 +16,8 @@ from trainers.backbones import build_backbone
 from trainers.candidate import CandidateResult, Weights
 from trainers.class_sampler import sampled_rows
 from trainers.data.sets import TrainingSet
-from trainers.heads import CosineHead, shard_slice
+from trainers.heads import CosineHead
+from trainers.ranks import contiguous_part
 from trainers.trainer import CandidateTrainer
 
 TOLERANCE = 1e-4
@@ -220,7 +221,7 @@ def test_a_sampled_head_trains_and_repeats_itself(found: dict[str, Any], faces: 
     target = np.unique(TrainingSet.from_config(data_config(faces)).batch_at(0, 6, SEED)[1].numpy())
     expected: set[int] = set()
     for rank in range(found["size"]):
-        here = shard_slice(len(initial), rank, found["size"])
+        here = contiguous_part(len(initial), rank, found["size"])
         own = target[(target >= here.start) & (target < here.stop)] - here.start
         rows = sampled_rows(own, here.stop - here.start, 0.3, seed=SEED, step=0, rank=rank)
         expected |= set((rows + here.start).tolist())
