@@ -110,7 +110,8 @@ class Share:
     def _claims(self) -> Mapping[str, Claim]:
         """Every running search's claim; the last known one of a controller that does not answer."""
         asked = {name: actor.claim.remote() for name, actor in controllers().items()}
-        ray.wait(list(asked.values()), num_returns=len(asked), timeout=ANSWER_S)
+        if asked:
+            ray.wait(list(asked.values()), num_returns=len(asked), timeout=ANSWER_S)
         for name, reference in asked.items():
             try:
                 claim = ray.get(reference, timeout=0)
