@@ -105,7 +105,7 @@ def is_on_loopback(address: str) -> bool:
         sockets = psutil.net_connections("tcp")
     except psutil.AccessDenied:  # macOS, where Ray's nodes go by loopback anyway
         return False
-    at = {c.laddr.ip for c in sockets if c.status == psutil.CONN_LISTEN and str(c.laddr.port) == port}
+    at = {c.laddr[0] for c in sockets if c.status == psutil.CONN_LISTEN and c.laddr and str(c.laddr[1]) == port}
     return bool(at) and at <= {"127.0.0.1", "::ffff:127.0.0.1"}
 
 
