@@ -141,14 +141,15 @@ class Board:
             self._described = self.search.state.generation, shown
         reports, runners = self.search.reports, {i: trainer for trainer, i in self.search.running.items()}
         return [
-            {"index": i, **loss, **self._where(reports.get(i), runners.get(i))}
+            {"index": i, **loss, **self._where(reports.get(i), runners.get(i), i in self.search.dropped)}
             for i, loss in enumerate(self._described[1])
         ]
 
-    def _where(self, report: Report | None, runner: str | None) -> dict[str, Any]:
+    def _where(self, report: Report | None, runner: str | None, dropped: bool) -> dict[str, Any]:
         """How far a candidate is, who has it, and what came of it."""
         done = self.progress.get(runner or "", {})
         state = "diverged" if report and report.diverged else "done" if report else "running" if runner else "queued"
+        state = "dropped" if dropped else state
         return {
             "state": state, "trainer": report.trainer if report else runner,
             "reward": report.reward if report else None, "reward_se": report.reward_se if report else None,

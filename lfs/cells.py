@@ -19,7 +19,7 @@ import ray
 from ray import tune
 
 from lfs.cells_view import CellsView
-from lfs.config import SHARED_CLUSTER, SearchConfig
+from lfs.config import SEARCH_ONLY, SearchConfig
 from lfs.connect import ray_cluster
 from lfs.generation import DivergedError
 from lfs.locations import under
@@ -159,7 +159,7 @@ def prepare(root: RunStore, cells: Mapping[str, SearchConfig]) -> dict[str, RunS
     return stores
 
 
-MACHINE = (*SHARED_CLUSTER, "storage", "num_workers", "cpus_per_worker", "gpus_per_worker", "address", "dashboard")
+MACHINE = (*SEARCH_ONLY, "storage", "num_workers", "cpus_per_worker", "gpus_per_worker", "address", "dashboard")
 """Settings that say where a cell is trained and kept, not what."""
 
 

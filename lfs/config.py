@@ -11,7 +11,10 @@ from trainers.config import DataConfig, RewardConfig, TrainerConfig, refuse_batc
 MODES = ("search", "random", "fixed")
 
 SHARED_CLUSTER = ("max_workers", "priority", "start_timeout_s")
-"""Settings of a search among others; comparisons and single trainings do without them."""
+"""Settings of a search among others."""
+
+SEARCH_ONLY = (*SHARED_CLUSTER, "straggler_factor")
+"""Settings that comparisons and single trainings do without."""
 
 MAY_CHANGE_ON_RESUME = ("num_workers", *SHARED_CLUSTER, "address", "generations", "dashboard")
 """Fields that a resumed search may be given anew: none of them changes what a generation computes."""
@@ -62,6 +65,10 @@ class SearchConfig:
     start_timeout_s: float = 900.0
     """Seconds to wait for room for a first trainer, on a cluster that may grow."""
 
+    straggler_factor: float = 0.0
+    """Close a generation without a candidate that takes so many times the median of the generation; 0: wait for all.
+    What comes out then depends on how fast trainers are: the record says which candidates were dropped."""
+
     cpus_per_worker: float = 1.0
     """CPUs that one trainer reserves; its torch threads too, when more than `trainer.num_threads`."""
 
@@ -109,6 +116,8 @@ class SearchConfig:
         require(self.generations >= 1, "generations must be at least 1", self.generations)
         require(self.warmup_generations >= 0, "warmup_generations must be >= 0", self.warmup_generations)
         require(self.population_size >= 0, "population_size must be >= 0", self.population_size)
+        factor = self.straggler_factor
+        require(factor == 0 or 1 < factor < math.inf, "straggler_factor must be 0 or more than 1", factor)
         require(self.cpus_per_worker > 0, "cpus_per_worker must be > 0", self.cpus_per_worker)
         require(self.seed >= 0, "seed must be >= 0", self.seed)
         require(self.order >= 0, "order must be >= 0", self.order)

@@ -136,6 +136,11 @@ class Search:
         return dict(self._open.reports)
 
     @property
+    def dropped(self) -> dict[int, str]:
+        """Candidates that the running generation goes on without, and why."""
+        return dict(self._open.dropped)
+
+    @property
     def best_trainer(self) -> str:
         """Who brought the best weights so far; empty: nobody."""
         best = self._open.best
@@ -166,6 +171,28 @@ class Search:
         generation, loss = self.state.generation, self.loss_of(index)
         return Lease(kind="train", generation=generation, index=index, action=action, loss=loss, base=self.base)
 
+    def wants(self, generation: int, index: int) -> bool:
+        """Whether a candidate's outcome would be news: if not, training it is of no use."""
+        return not self.trained and generation == self.state.generation and self._open.wants(index)
+
+    def hand_back(self, trainer: str) -> bool:
+        """A trainer that may not live to its end gives its piece of work to others; if it does, the first one counts.
+
+        Returns:
+            Whether it had any.
+        """
+        held = self.holds(trainer)
+        self._testing = None if self._testing == trainer else self._testing
+        self._open.take_back(trainer)
+        return held
+
+    def drop(self, index: int, reason: str) -> bool:
+        """Let the running generation close without a candidate. Returns whether it may: there must be a winner."""
+        if self._open.best is None or not self._open.wants(index):
+            return False
+        self._open.drop(index, reason)
+        return True
+
     def release(self, trainer: str) -> None:
         """The trainer is dead or starts afresh: its piece of work goes back to the front of the queue."""
         if self._testing == trainer:
@@ -191,8 +218,7 @@ class Search:
         work, index = self._open, report.index
         if work.leases.get(report.trainer) == index:
             del work.leases[report.trainer]
-        current = not self.trained and report.generation == self.state.generation
-        if not current or not 0 <= index < len(work.actions) or index in work.reports:
+        if not self.wants(report.generation, index):
             return False
         work.take(report, weights)
         return True
@@ -257,28 +283,27 @@ class Search:
             DivergedError: every candidate diverged, so there is no model to go on with.
         """
         work, config, before = self._open, self.config, self.state
-        reports = [work.reports[i] for i in range(len(work.actions))]
+        counted = sorted(work.reports)  # all of them, but for those that were dropped
+        reports = [work.reports[i] for i in counted]
         if work.best is None:
             raise DivergedError(
                 f"all {len(reports)} candidates of generation {before.generation + 1} diverged ({reports[0].reason}); "
                 "lower --trainer.lr, or the margins of the space"
             )
-        winner = reports[work.best]
+        winner = reports[counted.index(work.best)]
         paired = [_paired_se(r, winner) for r in reports]
         warm = before.generation < config.warmup_generations
         gains = np.zeros(len(reports)) if warm else self._advantages(reports, paired)
         policy = before.policy
         if config.mode == "search" and not warm:
-            policy = tell(policy, work.actions, gains, config.policy)
+            policy = tell(policy, work.actions[counted], gains, config.policy)
         state = SearchState(
             generation=before.generation + 1,
             policy=policy,
             num_images=before.num_images + sum(r.num_images for r in reports),
         )
-        rows = [
-            self._row(r, work.actions[r.index], g, p, r is winner)
-            for r, g, p in zip(reports, gains, paired, strict=True)
-        ]
+        rows = [self._row(r, g, p, r is winner) for r, g, p in zip(reports, gains, paired, strict=True)]
+        rows = sorted([*rows, *map(self._tried, work.dropped)], key=lambda row: row["candidate"])
         return GenerationRecord(
             generation=before.generation,
             winner=winner.index,
@@ -298,24 +323,14 @@ class Search:
             floor *= paired[worst]
         return advantages(rewards, kind=settings.advantage, noise_floor=floor, diverged=diverged)
 
-    def _row(
-        self, report: Report, action: npt.NDArray[np.float64], gain: float, paired: float, won: bool
-    ) -> dict[str, Any]:
-        loss = self.loss_of(report.index)
-        return {
-            "generation": report.generation,
-            "candidate": report.index,
-            "reward": None if report.diverged else report.reward,
-            "reward_se": None if report.diverged else report.reward_se,
-            "paired_se": None if report.diverged else paired,
+    def _row(self, report: Report, gain: float, paired: float, won: bool) -> dict[str, Any]:
+        known = {"reward": report.reward, "reward_se": report.reward_se, "paired_se": paired}
+        return self._tried(report.index) | {
+            **({} if report.diverged else known),
             "advantage": float(gain),
             "winner": won,
             "diverged": report.diverged,
             "reason": report.reason,
-            "action": [float(x) for x in action],
-            "margins": [float(m) for m in loss.margins],
-            "a": [float(a) for a in loss.a],
-            "loss": json.dumps(loss.to_dict()),
             "trainer": report.trainer,
             "num_images": report.num_images,
             "train_s": report.train_s,
@@ -323,15 +338,42 @@ class Search:
             **report.metrics,
         }
 
+    def _tried(self, index: int) -> dict[str, Any]:
+        """The row of a candidate of which no more is known than what it was, or that it was dropped."""
+        loss, reason = self.loss_of(index), self._open.dropped.get(index, "")
+        return {
+            "generation": self.state.generation,
+            "candidate": index,
+            "reward": None,
+            "reward_se": None,
+            "paired_se": None,
+            "advantage": 0.0,
+            "winner": False,
+            "diverged": False,
+            "dropped": index in self._open.dropped,
+            "reason": reason,
+            "action": [float(x) for x in self.actions[index]],
+            "margins": [float(m) for m in loss.margins],
+            "a": [float(a) for a in loss.a],
+            "loss": json.dumps(loss.to_dict()),
+            "trainer": "",
+            "num_images": 0,
+            "train_s": None,
+            "validate_s": None,
+        }
+
     def _summary(self, rows: list[dict[str, Any]], winner: Report, state: SearchState) -> dict[str, Any]:
-        rewards = [r["reward"] for r in rows if not r["diverged"]]
-        won = rows[winner.index]
+        rewards = [r["reward"] for r in rows if r["reward"] is not None]
+        warm = self.config.mode != "fixed" and winner.generation < self.config.warmup_generations
+        won, lost = rows[winner.index], [r for r in rows if r["diverged"]]
         return {
             "generation": winner.generation,
             "mode": self.config.mode,
-            "warmup": self.config.mode != "fixed" and winner.generation < self.config.warmup_generations,
+            "warmup": warm,
             "candidates": len(rows),
-            "diverged": len(rows) - len(rewards),
+            "diverged": len(lost),
+            "why_diverged": f"candidate {lost[0]['candidate']}: {lost[0]['reason']}" if lost else "",
+            "dropped": len(self._open.dropped),
             "rejected": self._open.rejected,
             "best_reward": winner.reward,
             "best_reward_se": winner.reward_se,
@@ -342,6 +384,7 @@ class Search:
             "winner_loss": self.loss_of(winner.index).to_dict(),
             "winner_parameters": self.loss_of(winner.index).parameters(),
             "moved": any(r["advantage"] for r in rows) and self.config.mode == "search",
+            "tied": not warm and len(rows) > 1 and not any(r["advantage"] for r in rows),
             **self.policy_of(state.policy),
         }
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lfs.commands import FAILED, OK, run_command
-from lfs.config import SHARED_CLUSTER, SearchConfig, refuse_ranks
+from lfs.config import SEARCH_ONLY, SearchConfig, refuse_ranks
 from lfs.options import Parser, add_flags, build, checked, overlay
 from lfs.run_store import RunStore
 from lfs.search import resumed
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from lfs.serial import SerialRun
 
 NOT_HERE = (
-    *SHARED_CLUSTER, "mode", "warmup_generations", "population_size", "num_workers", "cpus_per_worker",
+    *SEARCH_ONLY, "mode", "warmup_generations", "population_size", "num_workers", "cpus_per_worker",
     "gpus_per_worker", "ranks_per_worker", "address", "dashboard", "schedule", "loss.name", "space", "policy",
 )  # fmt: skip
 """Settings that only a search has."""

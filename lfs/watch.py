@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+from lfs.room import draining_nodes
 from lfs.view import View
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ class Watch:
         self.trouble = ""
         self.stop_asked = threading.Event()
         self._stop_said = self._blind = False
+        self._drained: set[str] = set()
         self._quit = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._shared_at = self._began = time.monotonic()
@@ -81,7 +83,7 @@ class Watch:
         try:
             if self.stop_asked.is_set():
                 self._ask_to_stop()
-            self._share()
+            self._see_to_cluster()
             self.status = ray.get(self.controller.status.remote(), timeout=30)
             if self.status["finished"]:
                 self.over.set()
@@ -94,14 +96,22 @@ class Watch:
             logger.warning("the controller does not answer")
         self.looks += 1
 
-    def _share(self) -> None:
-        """Now and then; what cannot be asked now is asked the next time."""
-        if time.monotonic() - self._shared_at >= SHARE_S:
-            self._shared_at = time.monotonic()
-            try:
+    def _see_to_cluster(self) -> None:
+        """What the cluster's nodes mean for this search; what cannot be asked now is asked the next time."""
+        try:
+            self._drain()
+            if time.monotonic() - self._shared_at >= SHARE_S:
+                self._shared_at = time.monotonic()
                 self.share()
-            except Exception:  # Ray's own view of its nodes and autoscaler fails in many ways
-                logger.warning("the cluster cannot be divided now", exc_info=True)
+        except Exception:  # Ray's own view of its nodes and autoscaler fails in many ways
+            logger.warning("the cluster cannot be seen to now", exc_info=True)
+
+    def _drain(self) -> None:
+        """Tell the controller of nodes that are to go, again and again: a restarted one has forgotten it."""
+        nodes = draining_nodes()
+        if nodes or self._drained:
+            self.controller.drain.remote(sorted(nodes))
+        self._drained = nodes
 
     def _ask_to_stop(self) -> None:
         import ray
