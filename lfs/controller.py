@@ -80,7 +80,9 @@ class Controller:
         self._held: Any = None
         self._came = False
         self._allowed = config.most_workers
-        self._paused = paused(self.store)
+        self._paused = False
+        for action in standing(self.store, search.state.generation):
+            self._obey(action)
         self._versions = look.versions()
         leave_garbage()
 
@@ -200,9 +202,7 @@ class Controller:
 
     async def stop(self) -> None:
         """Stop cleanly after the running generation."""
-        self.search.stop_requested = True
-        if self._paused:  # nobody will finish it
-            self.search.stop_now()
+        self._obey("stop")
         self._notify()
 
     async def act(self, action: str, by: str, generations: int = 0) -> str:
@@ -222,13 +222,7 @@ class Controller:
             await asyncio.to_thread(self.store.write_config, self.search.config)
             facts["generations"] = generations
         await asyncio.to_thread(lambda: self.store.record_event(action, **facts))
-        if action in ("pause", "resume"):
-            self._paused = action == "pause"
-            self.search.stop_requested = self.search.stop_requested and self._paused  # a resume takes a stop back
-        elif action == "stop":
-            await self.stop()
-        elif action == "stop-now":
-            self.search.stop_now()
+        self._obey(action)
         self._notify()
         return ACTIONS[action]
 
@@ -250,6 +244,17 @@ class Controller:
         return self.board.status(trainers=len(self.attendance), settled=settled) | own
 
     # ---- inside
+
+    def _obey(self, action: str) -> None:
+        """What a user's action changes here."""
+        search = self.search
+        if action in ("pause", "resume"):
+            self._paused = action == "pause"
+            search.stop_requested = search.stop_requested and self._paused  # a resume takes a stop back
+        elif action == "stop-now" or (action == "stop" and self._paused):  # paused, nobody will finish the generation
+            search.stop_now()
+        elif action == "stop":
+            search.stop_requested = True
 
     def _state(self) -> str:
         """In one word."""
@@ -390,11 +395,24 @@ class Controller:
             self._notify()
 
 
-def paused(store: RunStore) -> bool:
-    """Whether a search is paused: the last start, pause or resume of its run says so."""
-    actions = [event.get("action") for event in store.retrying(store.events)]
-    last = next((action for action in reversed(actions) if action in ("start", "pause", "resume")), "start")
-    return last == "pause"
+def standing(store: RunStore, generation: int) -> list[str]:
+    """What users have done to a search since its last start, in order; an extension takes back a stop before it.
+
+    Args:
+        generation: the next one to run, from 0; a stop after an earlier one has had its effect.
+    """
+    found: list[str] = []
+    for event in store.retrying(store.events):
+        action = str(event.get("action"))
+        if action == "start":
+            found = []
+        elif action == "extend":
+            found = [other for other in found if other not in ("stop", "stop-now")]
+        elif action == "stop" and int(event.get("generation", 0)) <= generation:
+            found.append("stop-now")
+        else:
+            found.append(action)
+    return found
 
 
 def leave_garbage() -> None:

@@ -10,8 +10,6 @@ deaths and their order cannot change what comes out: actions are keyed by (seed,
 generation closes on its outcomes alone.
 """
 
-import json
-import math
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +19,7 @@ import numpy.typing as npt
 from lfs.config import SearchConfig
 from lfs.messages import GenerationRecord, Lease, Report, SearchState
 from lfs.open_generation import OpenGeneration, count
+from lfs.record import outcome, summary, tried_row
 from search_space.advantage import advantages
 from search_space.errors import UserError, require
 from search_space.loss import Loss, loss_from_dict
@@ -302,13 +301,15 @@ class Search:
             policy=policy,
             num_images=before.num_images + sum(r.num_images for r in reports),
         )
-        rows = [self._row(r, g, p, r is winner) for r, g, p in zip(reports, gains, paired, strict=True)]
-        rows = sorted([*rows, *map(self._tried, work.dropped)], key=lambda row: row["candidate"])
+        rows = [tried_row(work, before.generation, index) for index in range(len(work.actions))]
+        for report, gain, se in zip(reports, gains, paired, strict=True):
+            rows[report.index] |= outcome(report, float(gain), se, won=report is winner)
+        warmup, after = warm and config.mode != "fixed", self.policy_of(policy)
         return GenerationRecord(
             generation=before.generation,
             winner=winner.index,
             rows=rows,
-            summary=self._summary(rows, winner, state),
+            summary=summary(work, rows, winner, mode=config.mode, warmup=warmup) | after,
             state=state,
         )
 
@@ -319,74 +320,9 @@ class Search:
         diverged = np.array([r.diverged for r in reports])
         floor = settings.noise_floor
         if settings.noise_floor_unit == "paired_se":
-            worst = min((r.reward, r.index) for r in reports if not r.diverged)[1]
+            worst = min((r.reward, i) for i, r in enumerate(reports) if not r.diverged)[1]
             floor *= paired[worst]
         return advantages(rewards, kind=settings.advantage, noise_floor=floor, diverged=diverged)
-
-    def _row(self, report: Report, gain: float, paired: float, won: bool) -> dict[str, Any]:
-        known = {"reward": report.reward, "reward_se": report.reward_se, "paired_se": paired}
-        return self._tried(report.index) | {
-            **({} if report.diverged else known),
-            "advantage": float(gain),
-            "winner": won,
-            "diverged": report.diverged,
-            "reason": report.reason,
-            "trainer": report.trainer,
-            "num_images": report.num_images,
-            "train_s": report.train_s,
-            "validate_s": report.validate_s,
-            **report.metrics,
-        }
-
-    def _tried(self, index: int) -> dict[str, Any]:
-        """The row of a candidate of which no more is known than what it was, or that it was dropped."""
-        loss, reason = self.loss_of(index), self._open.dropped.get(index, "")
-        return {
-            "generation": self.state.generation,
-            "candidate": index,
-            "reward": None,
-            "reward_se": None,
-            "paired_se": None,
-            "advantage": 0.0,
-            "winner": False,
-            "diverged": False,
-            "dropped": index in self._open.dropped,
-            "reason": reason,
-            "action": [float(x) for x in self.actions[index]],
-            "margins": [float(m) for m in loss.margins],
-            "a": [float(a) for a in loss.a],
-            "loss": json.dumps(loss.to_dict()),
-            "trainer": "",
-            "num_images": 0,
-            "train_s": None,
-            "validate_s": None,
-        }
-
-    def _summary(self, rows: list[dict[str, Any]], winner: Report, state: SearchState) -> dict[str, Any]:
-        rewards = [r["reward"] for r in rows if r["reward"] is not None]
-        warm = self.config.mode != "fixed" and winner.generation < self.config.warmup_generations
-        won, lost = rows[winner.index], [r for r in rows if r["diverged"]]
-        return {
-            "generation": winner.generation,
-            "mode": self.config.mode,
-            "warmup": warm,
-            "candidates": len(rows),
-            "diverged": len(lost),
-            "why_diverged": f"candidate {lost[0]['candidate']}: {lost[0]['reason']}" if lost else "",
-            "dropped": len(self._open.dropped),
-            "rejected": self._open.rejected,
-            "best_reward": winner.reward,
-            "best_reward_se": winner.reward_se,
-            "mean_reward": math.fsum(rewards) / len(rewards),
-            "winner": winner.index,
-            "train_loss": won.get("train_loss"),
-            "winner_margins": won["margins"],
-            "winner_loss": self.loss_of(winner.index).to_dict(),
-            "winner_parameters": self.loss_of(winner.index).parameters(),
-            "moved": any(r["advantage"] for r in rows) and self.config.mode == "search",
-            "tied": not warm and len(rows) > 1 and not any(r["advantage"] for r in rows),
-            **self.policy_of(state.policy),
-        }
 
     def policy_of(self, policy: PolicyState) -> dict[str, Any]:
         """Mean and standard deviation of the loss parameters that a policy samples, and their names."""

@@ -13,6 +13,7 @@ from lfs.messages import Lease
 from lfs.run_store import RunStore
 from lfs.stragglers import Stragglers
 from search_space.advantage import advantages
+from search_space.config import PolicyConfig
 from search_space.errors import UserError
 from search_space.policy import tell
 from tests.lfs.bare_controller import Actor, closed, run, settle
@@ -108,6 +109,20 @@ def test_the_gradient_is_that_of_the_candidates_that_count() -> None:
     assert (record.summary["dropped"], record.summary["diverged"], record.summary["candidates"]) == (1, 0, 4)
     assert record.summary["mean_reward"] == pytest.approx(np.mean(rewards))
     assert record.state.num_images == 30
+
+
+def test_the_noise_floor_is_that_of_the_candidates_that_count() -> None:
+    policy = PolicyConfig(lr=0.02, noise_floor=1.0, noise_floor_unit="paired_se")
+    search = Search(config(warmup_generations=0, population_size=4, policy=policy))
+    leases = {t: search.lease(t) for t in "abcd"}
+    for trainer in "bcd":
+        report(search, leases[trainer], trainer, 10)
+    search.drop(0, "slow")
+    rows = search.close().rows[1:]
+    worst = min(rows, key=lambda row: row["reward"])
+    gains = advantages([row["reward"] for row in rows], kind=policy.advantage, noise_floor=worst["paired_se"])
+    assert [row["advantage"] for row in rows] == list(gains)
+    assert gains.any()
 
 
 def test_a_dropped_candidate_of_a_dead_trainer_is_not_trained_again() -> None:
