@@ -12,17 +12,19 @@ from lfs.run_store import RunStore
 
 @contextlib.contextmanager
 def interrupts(stop_asked: threading.Event) -> Iterator[None]:
-    """Ctrl-C once: stop after this generation. Twice: stop now; what is committed stays."""
+    """Ctrl-C once: stop after this generation. Twice, or SIGTERM: stop now; what is committed stays."""
 
     def on_signal(number: int, frame: object) -> None:
         stop_asked.set()  # others look at it: a signal handler must neither call Ray nor print
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    before = signal.signal(signal.SIGINT, on_signal)
+    handlers = {signal.SIGINT: on_signal, signal.SIGTERM: signal.default_int_handler}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class LogFile(logging.FileHandler):

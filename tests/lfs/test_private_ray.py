@@ -1,8 +1,12 @@
-"""A search's own cluster lets nobody in: loopback alone, and there only with its token, which is written nowhere."""
+"""A search's own cluster lets nobody in: loopback alone, and there only with its token, which is written nowhere.
+
+It ends with the search, also by SIGTERM.
+"""
 
 import json
 import os
 import secrets
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -73,3 +77,9 @@ def test_only_this_machine_with_the_token_reaches_a_running_search(
     assert len(files) > 5
     assert not [path for path in files if token.encode() in path.read_bytes()]
     assert token not in search.out.read_text() + search.err.read_text() + status.out.read_text()
+
+    os.kill(search.process.pid, signal.SIGTERM)
+    assert search.wait(60) == 1
+    assert f"stopped at once; continue with --resume {run}" in search.err.read_text()
+    assert "Traceback" not in search.err.read_text()
+    assert not search.family()
