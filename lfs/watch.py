@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+from lfs.board import filled_in
 from lfs.view import View
 
 logger = logging.getLogger(__name__)
@@ -82,7 +83,8 @@ class Watch:
             if self.stop_asked.is_set():
                 self._ask_to_stop()
             self._share()
-            self.status = ray.get(self.controller.status.remote(), timeout=30)
+            asked = self.controller.status.remote(since=len(self.status["summaries"]))
+            self.status = filled_in(ray.get(asked, timeout=30), self.status)
             if self.status["finished"]:
                 self.over.set()
             self._end_if_nobody_comes()

@@ -222,9 +222,10 @@ class Disturbed:
         look = self._look()
         if look is None or (self.outcome.strikes and look.at < self.outcome.strikes[-1].at):
             return False
+        left = len(look.candidates) - len(look.done)
         if fault.moment == "test":
-            return look.testing
-        return look.generation >= fault.generation and len(look.done) >= max(1, len(look.candidates) - 1)
+            return look.generation >= GENERATIONS - (left == 0)
+        return look.generation >= fault.generation and bool(look.candidates) and left <= 1
 
     # ---- what is done
 

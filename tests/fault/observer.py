@@ -15,6 +15,8 @@ from typing import Any
 
 LOOK_S = 0.05
 ANSWER_S = 1.0
+ALL = 10**9
+"""Generations that a look need not tell of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +92,7 @@ def observe(file: Path) -> None:
         while True:
             for actor in controllers().values():
                 try:
-                    found = facts(ray.get(actor.status.remote(), timeout=ANSWER_S))
+                    found = facts(ray.get(actor.status.remote(since=ALL), timeout=ANSWER_S))
                 except ray.exceptions.RayError:
                     continue  # it is being restarted, or ended
                 if found != known:

@@ -8,8 +8,8 @@ MOMENTS = ("time", "close", "commit", "test")
 MAX_FAULTS = 3
 COMMIT_S = 0.03
 """A commit of the small recipe takes about so long."""
-TEST_S = 0.6
-"""And its final test, from the moment that a look finds it under way."""
+TEST_S = 0.4
+"""And the close of its last generation with the final test."""
 BACK_S = 4.0
 """Most seconds until a node that was killed is started again."""
 
@@ -23,7 +23,7 @@ class Fault:
 
     moment: str
     """`time`: so many seconds after the first start; `close`: after all but one candidate of a generation are done;
-    `commit`: after its folder is made; `test`: after the final test has begun."""
+    `commit`: after its folder is made; `test`: after the last generation's last candidate is done."""
 
     generation: int
     """For `close` and `commit`: this one or the first that comes after the fault before."""
