@@ -82,6 +82,12 @@ def pinned(text: str) -> str:
     return f"{source.uri}@{last if number is None else number}"
 
 
+def filled_in(status: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
+    """A status whose summaries are those since an earlier one, with all of them: a view looks every second, and a long
+    search has thousands."""
+    return status | {"summaries": known["summaries"] + status["summaries"]}
+
+
 class Board:
     """Progress and times of a running search, for whoever watches; nothing here decides anything."""
 
@@ -104,12 +110,13 @@ class Board:
         record.summary["images_per_s"] = sum(row["num_images"] for row in record.rows) / took_s
         self.summaries.append(record.summary)
 
-    def status(self, *, trainers: int, settled: bool) -> dict[str, Any]:
+    def status(self, *, trainers: int, settled: bool, since: int = 0) -> dict[str, Any]:
         """Everything a view shows.
 
         Args:
             trainers: how many are at work.
             settled: no close and no commit is under way.
+            since: summaries that whoever asks has already; they are left out (see `filled_in`).
         """
         search, config = self.search, self.search.config
         return {
@@ -123,7 +130,7 @@ class Board:
             "trainers": trainers,
             "images_per_s": sum(p["images_per_s"] for p in self.progress.values()),
             "eta_s": self._eta_s(trainers),
-            "summaries": self.summaries,
+            "summaries": self.summaries[since:],
             "best": max((s["best_reward"] for s in self.summaries), default=None),
             "test": search.test_metrics,
             "num_images": search.state.num_images,

@@ -226,11 +226,12 @@ class Controller:
         self._notify()
         return ACTIONS[action]
 
-    async def status(self, follower: str = "") -> dict[str, Any]:
+    async def status(self, follower: str = "", since: int = 0) -> dict[str, Any]:
         """Everything a view shows.
 
         Args:
             follower: who asks, if it is not the driver: the driver does not leave before followers have seen the end.
+            since: summaries that whoever asks has already.
         """
         if follower:
             self._followers[follower] = time.monotonic()
@@ -241,7 +242,7 @@ class Controller:
             "state": self._state(), "wanted": self._wanted() + len(self._going), "notes": self.attendance.notes,
             "run": self.store.uri, "followed": bool(recent), "came": self._came,
         }  # fmt: skip
-        return self.board.status(trainers=len(self.attendance), settled=settled) | own
+        return self.board.status(trainers=len(self.attendance), settled=settled, since=since) | own
 
     # ---- inside
 

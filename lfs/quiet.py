@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import logging.handlers
 import signal
 import threading
 import warnings
@@ -27,8 +28,12 @@ def interrupts(stop_asked: threading.Event) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-class LogFile(logging.FileHandler):
-    """A log that is given up, not complained about, when its disk is full."""
+LOG_BYTES = 8 * 2**20
+"""Of driver.log; the one before it is kept beside it, as driver.log.1."""
+
+
+class LogFile(logging.handlers.RotatingFileHandler):
+    """A log that is bounded, and that is given up, not complained about, when its disk is full."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         """Say nothing on the terminal: what matters there is said by the search."""
@@ -39,7 +44,7 @@ def quiet_logs(store: RunStore) -> Iterator[None]:
     """Ray's and Tune's messages go to driver.log in the run directory (local runs), never to the terminal."""
     handler: logging.Handler = logging.NullHandler()
     if "://" not in store.uri:
-        handler = LogFile(f"{store.path}/driver.log", delay=True)
+        handler = LogFile(f"{store.path}/driver.log", maxBytes=LOG_BYTES, backupCount=1, delay=True)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train", "ray.air", "lfs", "py.warnings")]
     before = [(log, log.handlers[:], log.propagate) for log in loggers]

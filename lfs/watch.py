@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+from lfs.board import filled_in
 from lfs.room import draining_nodes
 from lfs.view import View
 
@@ -84,7 +85,8 @@ class Watch:
             if self.stop_asked.is_set():
                 self._ask_to_stop()
             self._see_to_cluster()
-            self.status = ray.get(self.controller.status.remote(), timeout=30)
+            asked = self.controller.status.remote(since=len(self.status["summaries"]))
+            self.status = filled_in(ray.get(asked, timeout=30), self.status)
             if self.status["finished"]:
                 self.over.set()
             self._end_if_nobody_comes()

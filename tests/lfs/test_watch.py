@@ -1,8 +1,10 @@
-"""When a driver gives up on trainers that do not come."""
+"""When a driver gives up on trainers that do not come, and what it asks for at each look."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
 
 from lfs import watch as module
 from lfs.view import View
@@ -53,3 +55,21 @@ def test_a_search_that_wants_nobody_now_does_not_count_the_time(clock: list[floa
     assert not look(watch)
     clock[0] = 1101
     assert look(watch)
+
+
+def test_it_asks_for_new_summaries_only_and_keeps_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    closed = [{"generation": n} for n in range(4)]
+
+    def remote(since: int) -> dict[str, Any]:
+        asked.append(since)
+        return {"summaries": closed[since : since + 2], "finished": False, "came": True, "wanted": 1, "notes": []}
+
+    monkeypatch.setattr(ray, "get", lambda value, timeout: value)
+    watch = made()
+    watch.controller, watch._show = SimpleNamespace(status=SimpleNamespace(remote=remote)), lambda: None
+    watch.status = {"summaries": []}
+    for _ in range(3):
+        watch._look()
+    assert asked == [0, 2, 4]
+    assert watch.status["summaries"] == closed
