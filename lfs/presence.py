@@ -59,8 +59,8 @@ class Presence:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._announced and self.store.exists(RUNNING):
-            self.store.fs.delete_file(f"{self.store.path}/{RUNNING}")
+        if self._announced:
+            self.store.delete(RUNNING)
         if self._lock:
             self._lock.release()
 

@@ -51,7 +51,7 @@ def to_parts(tensors: Mapping[str, npt.NDArray[np.generic]], metadata: Mapping[s
         header[name] = {"dtype": kind, "shape": list(arrays[name].shape), "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % ALIGNMENT_BYTES)
-    memory = [memoryview(arrays[name].reshape(-1).view(np.uint8)) for name in ordered]
+    memory = [arrays[name].reshape(-1).view(np.uint8).data for name in ordered]
     return [len(text).to_bytes(HEADER_LENGTH_BYTES, "little") + text, *memory]
 
 

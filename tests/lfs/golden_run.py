@@ -1,6 +1,7 @@
 """The run that is kept as the golden one of a format: `python -m tests.lfs.golden_run FOLDER` makes it anew.
 
-Made once, by the first version that wrote the format, and never again; `expected.json` is what its next generation came to.
+Made once, by the first version that wrote the format, and never again. `expected.json` is what its next generation
+came to.
 """
 
 import json

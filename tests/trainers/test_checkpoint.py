@@ -21,8 +21,20 @@ WEIGHTS = {
 METADATA = {"generation": 3, "reward": 0.1 + 0.2, "margins": [0.1, 0.35], "space": {"name": "local"}, "note": "é\n"}
 
 arrays = st.sampled_from(
-    [np.float32, np.float64, np.float16, np.int64, np.int32, np.int16, np.int8, np.uint64, np.uint32, np.uint16]
-    + [np.uint8, np.bool_]
+    [
+        np.float32,
+        np.float64,
+        np.float16,
+        np.int64,
+        np.int32,
+        np.int16,
+        np.int8,
+        np.uint64,
+        np.uint32,
+        np.uint16,
+        np.uint8,
+        np.bool_,
+    ]
 ).flatmap(lambda dtype: hnp.arrays(dtype, hnp.array_shapes(min_dims=0, min_side=0, max_side=3)))
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
