@@ -160,7 +160,16 @@ def prepare(root: RunStore, cells: Mapping[str, SearchConfig]) -> dict[str, RunS
     return stores
 
 
-MACHINE = (*SHARED_CLUSTER, "storage", "num_workers", "cpus_per_worker", "gpus_per_worker", "address", "dashboard")
+MACHINE = (
+    *SHARED_CLUSTER,
+    "storage",
+    "keep_generations",
+    "num_workers",
+    "cpus_per_worker",
+    "gpus_per_worker",
+    "address",
+    "dashboard",
+)
 """Settings that say where a cell is trained and kept, not what."""
 
 
