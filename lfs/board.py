@@ -23,6 +23,7 @@ def continued(store: RunStore, config: SearchConfig) -> tuple[Search, Weights | 
     """
     state, base = store.load_last() or started(config)
     search = Search(config, state)
+    store.prune(search.state.generation - 1, config.keep_generations)
     untested: dict[str, float] | None = None if config.data.test.pairs or config.data.test.labels else {}
     search.test_metrics = (store.load_result() or {}).get("test", untested)
     return search, base, store.summaries()

@@ -16,7 +16,7 @@ SHARED_CLUSTER = ("max_workers", "priority", "start_timeout_s")
 SEARCH_ONLY = (*SHARED_CLUSTER, "straggler_factor")
 """Settings that comparisons and single trainings do without."""
 
-MAY_CHANGE_ON_RESUME = ("num_workers", *SHARED_CLUSTER, "address", "generations", "dashboard")
+MAY_CHANGE_ON_RESUME = ("num_workers", *SHARED_CLUSTER, "address", "generations", "keep_generations", "dashboard")
 """Fields that a resumed search may be given anew: none of them changes what a generation computes."""
 
 
@@ -46,6 +46,9 @@ class SearchConfig:
 
     generations: int = 8
     """Generations in all, warm-up included."""
+
+    keep_generations: int | None = None
+    """Generations whose weights are kept, the last ones; results, policies and losses of all others stay. None: all."""
 
     warmup_generations: int = 1
     """Generations at the start that train one candidate with the space's warm-up loss."""
@@ -114,6 +117,8 @@ class SearchConfig:
         require(self.max_workers >= 0, "max_workers must be >= 0", self.max_workers)
         require(self.start_timeout_s > 0, "start_timeout_s must be > 0", self.start_timeout_s)
         require(self.generations >= 1, "generations must be at least 1", self.generations)
+        keep = self.keep_generations
+        require(keep is None or keep >= 1, "keep_generations must be at least 1, or none to keep all", keep)
         require(self.warmup_generations >= 0, "warmup_generations must be >= 0", self.warmup_generations)
         require(self.population_size >= 0, "population_size must be >= 0", self.population_size)
         factor = self.straggler_factor
@@ -133,7 +138,7 @@ class SearchConfig:
         fair = gpus in (None, 0, self.num_ranks) or (self.num_ranks == 1 and gpus <= 1)
         require(fair, f"gpus_per_worker must be 0, or 1 for each of ranks_per_worker ({self.num_ranks})", gpus)
         refuse_batch(self.trainer.batch_size, self.num_ranks)
-        plain = not any(c in self.name for c in "/\\\0") and self.name not in (".", "..")
+        plain = self.name.isprintable() and not set("/\\") & set(self.name) and self.name not in (".", "..")
         require(plain, "name must be a plain folder name", self.name)
 
     @property

@@ -390,6 +390,7 @@ class Controller:
     async def _commit_behind(self, record: GenerationRecord, weights: Any) -> None:
         try:
             await asyncio.to_thread(self.store.commit, record, weights)
+            await asyncio.to_thread(self.store.prune, record.generation, self.search.config.keep_generations)
         except Exception as error:
             logger.exception("committing generation %d", record.generation)
             self.search.fail(f"storage failed, the last committed generation is intact: {error}")

@@ -94,7 +94,7 @@ def old_run(store: RunStore, changes: dict[str, Any], view: View) -> SearchConfi
         UserError: the run is damaged, or its data is no longer what it was.
     """
     config = replace(store.load_config(), **changes)
-    with Presence(store):  # said before anything else, though it is only held later
+    with Presence(store, say=view.say):  # said before anything else, though it is only held later
         pass
     store.load_last()
     store.summaries()
@@ -142,6 +142,7 @@ def run_search(store: RunStore, config: SearchConfig, view: View) -> Outcome:
             raise UserError(f"the controller cannot start: {str(error).strip().splitlines()[-1]}") from None
         presence.announce(ray.get_runtime_context().gcs_address)
         watch = Watch(controller_name(store), controller, view, last, share=share, timeout_s=config.start_timeout_s)
+        presence.on_lost(watch.end)
         with watch, interrupts(watch.stop_asked):
             try:
                 tune_trials(store, config, room.gpus, controller_name(store))

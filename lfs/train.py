@@ -122,8 +122,15 @@ def train(store: RunStore, view: View) -> int:
     from lfs.presence import Presence
     from lfs.serial import SerialRun
 
-    with Presence(store):  # before its state is read
-        return _train(store, view, SerialRun(store))
+    with Presence(store) as presence:  # before its state is read
+        run = SerialRun(store)
+
+        def lost(line: str) -> None:
+            view.warn(line)
+            run.stop_asked.set()
+
+        presence.on_lost(lost)
+        return _train(store, view, run)
 
 
 def _train(store: RunStore, view: View, run: "SerialRun") -> int:

@@ -71,6 +71,11 @@ class Watch:
         """Trainers that the controller wants now."""
         return int(self.status["wanted"])
 
+    def end(self, trouble: str) -> None:
+        """End the search as it stands."""
+        self.trouble = trouble
+        self.over.set()
+
     def _run(self) -> None:
         while not self._quit.is_set():
             self._look()

@@ -16,12 +16,9 @@ import yaml
 
 from lfs import controller
 from lfs.run_store import RunStore
+from tests.lfs.faces import TINY
 from tests.lfs.fakes import config
-from trainers.data.builtin import FaceSetSpec, ensure_builtin_faces
-
-TINY = FaceSetSpec(
-    num_train_people=16, num_train_pictures=8, num_pair_people=20, num_pair_pictures=6, num_same=20, side=32
-)  # fmt: skip
+from trainers.data.builtin import ensure_builtin_faces
 
 
 @pytest.fixture(scope="session")
