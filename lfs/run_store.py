@@ -43,9 +43,12 @@ from lfs.config import SearchConfig
 from lfs.locations import first_line, open_root, under
 from lfs.messages import GenerationRecord, SearchState
 from lfs.options import checked
-from search_space.errors import UserError
+from lfs.stored import generation_of, result_of, state_and_summary
+from lfs.untrusted import MAX_TABLE_BYTES, read_table, read_yaml
+from search_space.errors import UserError, shown
 from trainers.candidate import Weights
-from trainers.checkpoint import from_bytes, sync_path, to_bytes
+from trainers.checkpoint import MAX_CHECKPOINT_BYTES, from_bytes, sync_path, to_bytes
+from trainers.untrusted import parse_json, read_file
 
 FORMAT = 2
 EVENTS = "events"
@@ -95,7 +98,10 @@ class RunStore:
         return bool(self.fs.get_file_info("/".join((self.path, *parts))).type != pyarrow.fs.FileType.NotFound)
 
     def read(self, *parts: str) -> bytes:
-        """A file's bytes."""
+        """A file's bytes; `OSError` if it is none, or larger than a file of its kind can be."""
+        if isinstance(self.fs, pyarrow.fs.LocalFileSystem):
+            big = parts[-1].endswith(".safetensors")
+            return read_file("/".join((self.path, *parts)), MAX_CHECKPOINT_BYTES if big else MAX_TABLE_BYTES)
         with self.fs.open_input_stream("/".join((self.path, *parts))) as stream:
             return bytes(stream.read())
 
@@ -107,7 +113,7 @@ class RunStore:
         """
         path = under(self.uri, *parts)
         try:
-            values = json.loads(self.read(*parts))
+            values = parse_json(self.read(*parts))
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: damaged: expected a JSON object: {first_line(error)}") from None
         if not isinstance(values, dict):
@@ -119,35 +125,31 @@ class RunStore:
         if not self.exists("config.yaml"):
             raise UserError(f"{self.uri} is no run: it has no config.yaml; `python -m lfs.results` lists runs")
         try:
-            values = yaml.safe_load(self.read("config.yaml"))
+            values, _ = read_yaml(self.read("config.yaml"))
             found, config = values["format"], values["config"]
-        except (yaml.YAMLError, KeyError, TypeError, OSError, UnicodeDecodeError) as error:
+        except (yaml.YAMLError, KeyError, TypeError, OSError, ValueError) as error:
             raise UserError(f"{self.uri}/config.yaml: not a run's configuration: {first_line(error)}") from None
         if found != FORMAT:
             raise UserError(
-                f"{self.uri}/config.yaml: run format {found!r}; this version reads format {FORMAT}: "
+                f"{self.uri}/config.yaml: run format {shown(found)}; this version reads format {FORMAT}: "
                 "browse it with the version that wrote it, or start anew"
             )
         return checked(SearchConfig, config, f"{self.uri}/config.yaml")
 
     def committed(self) -> list[int]:
         """Numbers of the committed generations, rising."""
-        found = []
+        found: list[int] = []
         selector = pyarrow.fs.FileSelector(f"{self.path}/generations", allow_not_found=True)
         for info in self.fs.get_file_info(selector):
-            name = info.base_name
-            if (
-                info.type == pyarrow.fs.FileType.Directory
-                and name.isdigit()
-                and self.exists("generations", name, "COMMIT")
-            ):
-                found.append(int(name))
+            number = generation_of(info.base_name) if info.type == pyarrow.fs.FileType.Directory else None
+            if number is not None and self.exists("generations", info.base_name, "COMMIT"):
+                found.append(number)
         return sorted(found)
 
     def load_state(self, generation: int) -> tuple[SearchState, dict[str, Any]]:
         """State after a committed generation, and its summary."""
-        values = json.loads(self._verified(generation, "state.json"))
-        return SearchState.from_dict(values["state"]), values["summary"]
+        data = self._verified(generation, "state.json")
+        return state_and_summary(data, generation, f"{self._folder(generation)}/state.json")
 
     def load_weights(self, generation: int) -> Weights:
         """The winner's weights of a committed generation."""
@@ -158,8 +160,11 @@ class RunStore:
 
     def load_candidates(self, generation: int) -> pd.DataFrame:
         """The candidates of a committed generation, one row each."""
-        data = pa.BufferReader(self._verified(generation, "candidates.parquet"))
-        frame: pd.DataFrame = pyarrow.parquet.read_table(data).to_pandas()
+        data = self._verified(generation, "candidates.parquet")
+        try:
+            frame: pd.DataFrame = read_table(data).to_pandas(ignore_metadata=True)
+        except ValueError as error:
+            raise UserError(f"{self._folder(generation)}/candidates.parquet: damaged: {first_line(error)}") from None
         return frame
 
     def summaries(self) -> list[dict[str, Any]]:
@@ -175,15 +180,11 @@ class RunStore:
 
     def load_result(self) -> dict[str, Any] | None:
         """Test scores of the final model, if the search came to its end."""
-        result = self.read_json("result.json") if self.exists("result.json") else None
+        if not self.exists("result.json"):
+            return None
+        result = result_of(self.read_json("result.json"), f"{self.uri}/result.json")
         done = self.committed()
-        scores = (result or {}).get("test")
-        numbers = isinstance(scores, dict) and all(isinstance(value, int | float) for value in scores.values())
-        if result and not (numbers and isinstance(result.get("generation"), int)):
-            raise UserError(
-                f"{self.uri}/result.json: damaged: expected `generation` and `test`; delete it to test again"
-            )
-        return result if result and done and result["generation"] == done[-1] else None  # else the search was extended
+        return result if done and result["generation"] == done[-1] else None  # else the search was extended
 
     def _folder(self, generation: int) -> str:
         return f"{self.path}/generations/{generation:06d}"
@@ -194,7 +195,7 @@ class RunStore:
         try:
             data, expected = (
                 self.read("generations", folder, name),
-                json.loads(self.read("generations", folder, "COMMIT"))[name],
+                parse_json(self.read("generations", folder, "COMMIT"))[name],
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}: a file of a committed generation cannot be read: {first_line(error)}") from None

@@ -17,11 +17,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from search_space.errors import UserError
+from trainers.untrusted import parse_json, read_file
 
 Arrays = dict[str, npt.NDArray[np.generic]]
 
 METADATA_KEY = "json"
 HEADER_LENGTH_BYTES = 8
+MAX_CHECKPOINT_BYTES = 16 * 2**30
 
 
 def to_bytes(tensors: Mapping[str, npt.NDArray[np.generic]], metadata: Mapping[str, Any]) -> bytes:
@@ -47,10 +49,12 @@ def from_bytes(data: bytes, *, source: str = "checkpoint") -> tuple[Arrays, dict
     """
     try:
         tensors = load(data)
-        header = json.loads(data[HEADER_LENGTH_BYTES : HEADER_LENGTH_BYTES + int.from_bytes(data[:8], "little")])
-        metadata = json.loads(header["__metadata__"][METADATA_KEY])
-    except (SafetensorError, KeyError, ValueError) as error:
-        detail = " ".join(str(error).split())
+        header = parse_json(data[HEADER_LENGTH_BYTES : HEADER_LENGTH_BYTES + int.from_bytes(data[:8], "little")])
+        metadata = parse_json(header["__metadata__"][METADATA_KEY])
+        if not isinstance(metadata, dict):
+            raise ValueError("its description is no JSON object")
+    except (SafetensorError, KeyError, ValueError, TypeError, MemoryError) as error:
+        detail = " ".join(str(error).split())[:200]
         raise UserError(
             f"{source}: expected a checkpoint (safetensors with a JSON description), got {len(data)} bytes that are"
             f" none ({detail}); it is damaged or from elsewhere, use another one"
@@ -80,7 +84,7 @@ def load_checkpoint(path: str | Path) -> tuple[Arrays, dict[str, Any]]:
         UserError: there is no such file, or it is not a whole checkpoint.
     """
     try:
-        data = Path(path).read_bytes()
+        data = read_file(path, MAX_CHECKPOINT_BYTES)
     except OSError as error:
         raise UserError(f"{path}: cannot read the checkpoint ({error.strerror}); check the path") from error
     return from_bytes(data, source=str(path))
