@@ -7,6 +7,7 @@ import argparse
 import ast
 import dataclasses
 import difflib
+import functools
 import inspect
 import textwrap
 import typing
@@ -27,6 +28,7 @@ Tree = dict[str, Any]
 T = typing.TypeVar("T")
 
 
+@functools.cache
 def field_help(cls: type) -> dict[str, str]:
     """The docstring under each field of a dataclass and of those that it extends, by field name."""
     notes: dict[str, str] = {}
@@ -239,9 +241,14 @@ def for_another_space(values: Tree, flags: Mapping[str, str]) -> Tree:
     return {**values, "space": {name: value for name, value in space.items() if name == "scale"}}
 
 
+@functools.cache
+def _validator(cls: type) -> pydantic.TypeAdapter[Any]:
+    return pydantic.TypeAdapter(cls)
+
+
 def checked(cls: type[T], values: Tree, source: str, node: yaml.Node | None = None, flags: Mapping[str, str] = {}) -> T:
     """`values` as the dataclass `cls`, types checked by pydantic."""
     try:
-        return pydantic.TypeAdapter(cls).validate_python(values)
+        return typing.cast(T, _validator(typing.cast(Any, cls)).validate_python(values))
     except pydantic.ValidationError as error:
         raise UserError(describe(error, source, node, flags)) from None

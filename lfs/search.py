@@ -57,8 +57,9 @@ def resumed(run: str, flags: dict[str, str]) -> tuple[RunStore, dict[str, Any]]:
     given = build(SearchConfig, "", flags)
     changes = {name: getattr(given, name) for name in flags}
     done = max(store.committed(), default=-1) + 1
-    if changes.get("generations", config.generations) < done:
-        raise UserError(f"--generations: {store.uri} has {done} generations already, got {changes['generations']}")
+    generations = changes.get("generations", config.generations)
+    if generations < done:
+        raise UserError(f"--generations: {store.uri} has {done} generations already, got {generations}")
     return store, changes
 
 

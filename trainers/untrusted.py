@@ -19,11 +19,11 @@ def read_file(path: str | Path, max_bytes: int) -> bytes:
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(descriptor, "rb") as file:
-        require_regular(os.fstat(descriptor).st_mode, path)
-        data = file.read(max_bytes + 1)
-    if len(data) > max_bytes:
-        raise OSError(errno.EFBIG, f"more than {max_bytes:,} bytes", str(path))
-    return data
+        status = os.fstat(descriptor)
+        require_regular(status.st_mode, path)
+        if status.st_size > max_bytes:
+            raise OSError(errno.EFBIG, f"more than {max_bytes:,} bytes", str(path))
+        return file.read(status.st_size)  # room is made for as many bytes as are asked for
 
 
 def require_regular(mode: int, path: str | Path) -> None:

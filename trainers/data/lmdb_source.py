@@ -86,9 +86,12 @@ class LmdbSource:
 
     def keys(self) -> Iterable[str]:
         """All keys, sorted by their bytes."""
-        with self._open().env.begin() as transaction, transaction.cursor() as cursor:
-            for key in cursor.iternext(keys=True, values=False):
-                yield bytes(key).decode(errors="backslashreplace")  # no list can name one that is no text
+        try:
+            with self._open().env.begin() as transaction, transaction.cursor() as cursor:
+                for key in cursor.iternext(keys=True, values=False):
+                    yield bytes(key).decode(errors="backslashreplace")  # no list can name one that is no text
+        except lmdb.Error as error:  # it looks at the head of large values too
+            raise UserError(f"{self.path}: reading the keys failed ({error}); copy or make the LMDB again") from None
 
     def _find(self, transaction: lmdb.Transaction, key: str) -> bytes | None:
         try:
