@@ -5,11 +5,13 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from tempfile import gettempdir
+from tempfile import NamedTemporaryFile
 
+from lfs.terminal import printable
 from search_space.errors import UserError
 
 OK, FAILED, USAGE = 0, 1, 2
+MAX_LINE = 4000
 
 
 def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
@@ -22,18 +24,26 @@ def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None
     try:
         return main(sys.argv[1:] if argv is None else argv)
     except UserError as error:
-        print(f"{name}: {error}", file=sys.stderr)
+        complain(name, str(error))
     except KeyboardInterrupt:
         print(f"\n{name}: interrupted", file=sys.stderr)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        print(f"{name}: {(str(error) or type(error).__name__).splitlines()[0]}", file=sys.stderr)
+        complain(name, first_line(error))
     except Exception as error:
-        log = Path(gettempdir()) / f"lfs-{os.getpid()}.log"
-        log.write_text(traceback.format_exc())
-        print(
-            f"{name}: defect: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''} (see {log})",
-            file=sys.stderr,
-        )
+        with NamedTemporaryFile("w", prefix="lfs-", suffix=".log", errors="replace", delete=False) as log:
+            log.write(traceback.format_exc())
+        complain(name, f"defect: {type(error).__name__}: {first_line(error)} (see {log.name})")
     return FAILED
+
+
+def complain(command: str, message: str) -> None:
+    """Print what went wrong as one line of a length that can be read."""
+    line = message if len(message) <= MAX_LINE else f"{message[:MAX_LINE]} ... ({len(message):,} characters)"
+    print(printable(f"{command}: {line}"), file=sys.stderr)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or what kind of error it is."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -21,6 +21,7 @@ from lfs.options import Parser, add_flags, build
 from lfs.outcomes import outcome_of
 from lfs.run_store import RunStore
 from lfs.settings import changed, load_settings, save_settings
+from lfs.terminal import spreadsheet_safe
 from lfs.view import View, default_name
 from search_space.config import LossConfig, SpaceConfig
 from search_space.errors import UserError, require
@@ -269,9 +270,9 @@ def report(root: RunStore, config: CompareConfig, view: View) -> None:
     view.say("")
     table.as_text(view.console)
     files = {
-        "cells.csv": frame.to_csv(index=False).encode(),
-        "table.csv": table.as_frame().to_csv(index=False).encode(),
-        "grid.csv": table.grid.as_frame().to_csv(index=False).encode(),
+        "cells.csv": spreadsheet_safe(frame).to_csv(index=False).encode(),
+        "table.csv": spreadsheet_safe(table.as_frame()).to_csv(index=False).encode(),
+        "grid.csv": spreadsheet_safe(table.grid.as_frame()).to_csv(index=False).encode(),
         "table.md": f"{table.as_markdown()}\n{table.grid.as_markdown()}\n".encode(),
         "comparison.png": figure_bytes(
             comparison_figure(frame, metrics, population=config.population), "comparison.png"

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from lfs.commands import OK, run_command
 from lfs.options import Parser
 from lfs.service import ANSWER_S, add_places, controller_of
+from lfs.terminal import printable
 from search_space.errors import UserError
 
 
@@ -59,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
             raise UserError(f"{options.search}: {error.cause}") from None
         except ray.exceptions.RayError as error:
             raise UserError(f"{options.search} does not answer: {str(error).strip().splitlines()[0]}") from None
-    print(f"{options.search}: {said}")
+    print(printable(f"{options.search}: {said}"))
     return OK
 
 

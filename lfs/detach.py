@@ -14,6 +14,7 @@ import platformdirs
 from lfs.commands import OK
 from lfs.presence import where
 from lfs.run_store import RunStore
+from lfs.terminal import printable
 from lfs.view import View
 
 LOOK_S = 0.3
@@ -48,7 +49,7 @@ def detached(store: RunStore, arguments: Sequence[str], view: View) -> int:
             driver.wait()
             raise
     if code:
-        print(last, file=sys.stderr)
+        print(printable(last), file=sys.stderr)
         return code
     if last:
         view.say(last)

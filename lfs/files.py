@@ -15,6 +15,7 @@ import pyarrow.fs
 
 from lfs.locations import open_root
 from trainers.checkpoint import sync_path
+from trainers.untrusted import require_regular
 
 Part = bytes | memoryview
 CHUNK_BYTES = 16 * 2**20
@@ -81,7 +82,9 @@ class LocalFiles:
 
     def read(self, path: str) -> Iterator[bytes]:
         """See `Files`."""
-        with open(path, "rb", buffering=0) as file:
+        # A pipe would hang whoever opens it.
+        with open(path, "rb", buffering=0, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+            require_regular(os.fstat(file.fileno()).st_mode, path)
             while data := file.read(CHUNK_BYTES):
                 yield data
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import json
 import logging
 import secrets
 import time
@@ -15,7 +14,10 @@ from tenacity import RetryCallState, RetryError, Retrying, retry_if_exception, s
 from lfs.files import Files, Part, open_files
 from lfs.locations import first_line, under
 from lfs.patience import LIMIT_S, Patience, UnansweredError
+from lfs.untrusted import MAX_TABLE_BYTES
 from search_space.errors import UserError
+from trainers.checkpoint import MAX_CHECKPOINT_BYTES
+from trainers.untrusted import parse_json
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -76,8 +78,9 @@ class Folder:
         return self.files.info(self.at(*parts)) is not None
 
     def read(self, *parts: str) -> bytes:
-        """A file's bytes."""
-        return self.files.read(self.at(*parts))
+        """A file's bytes; `OSError` if it is none, or larger than a file of its kind can be."""
+        most = MAX_CHECKPOINT_BYTES if parts[-1].endswith(".safetensors") else MAX_TABLE_BYTES
+        return self.files.read(self.at(*parts), most)
 
     def read_json(self, *parts: str) -> dict[str, Any]:
         """A file that holds one JSON object.
@@ -87,8 +90,8 @@ class Folder:
         """
         path = under(self.uri, *parts)
         try:
-            values = json.loads(self.read(*parts))
-        except (OSError, ValueError, RecursionError) as error:
+            values = parse_json(self.read(*parts))
+        except (OSError, ValueError) as error:
             raise UserError(f"{path}: damaged: expected a JSON object: {first_line(error)}") from None
         if not isinstance(values, dict):
             raise UserError(f"{path}: damaged: expected a JSON object, got {type(values).__name__}")

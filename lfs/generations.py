@@ -20,9 +20,12 @@ from lfs.files import Entry, Part
 from lfs.folder import TEMPORARY, Folder, StorageError, logger
 from lfs.locations import first_line, under
 from lfs.messages import GenerationRecord, SearchState
+from lfs.stored import generation_of, state_and_summary
+from lfs.untrusted import read_table
 from search_space.errors import UserError
 from trainers.candidate import Weights
 from trainers.checkpoint import from_bytes, to_parts
+from trainers.untrusted import parse_json
 
 GENERATIONS = "generations"
 COMMIT, STATE, CANDIDATES, WINNER = "COMMIT", "state.json", "candidates.parquet", "winner.safetensors"
@@ -44,8 +47,7 @@ class Generations(Folder):
 
     def load_state(self, generation: int) -> tuple[SearchState, dict[str, Any]]:
         """State after a committed generation, and its summary."""
-        values = json.loads(self._verified(generation, STATE))
-        return SearchState.from_dict(values["state"]), values["summary"]
+        return state_and_summary(self._verified(generation, STATE), generation, self._place(generation, STATE))
 
     def load_weights(self, generation: int) -> Weights:
         """The winner's weights of a committed generation.
@@ -61,8 +63,11 @@ class Generations(Folder):
 
     def load_candidates(self, generation: int) -> pd.DataFrame:
         """The candidates of a committed generation, one row each."""
-        data = pa.BufferReader(self._verified(generation, CANDIDATES))
-        frame: pd.DataFrame = pyarrow.parquet.read_table(data).to_pandas()
+        data = self._verified(generation, CANDIDATES)
+        try:
+            frame: pd.DataFrame = read_table(data).to_pandas(ignore_metadata=True)
+        except ValueError as error:
+            raise UserError(f"{self._place(generation, CANDIDATES)}: damaged: {first_line(error)}") from None
         return frame
 
     def summaries(self) -> list[dict[str, Any]]:
@@ -88,10 +93,10 @@ class Generations(Folder):
         """The bytes of a file that is what COMMIT says."""
         reading = COMMIT
         try:
-            expected = json.loads(self.read(GENERATIONS, _folder(generation), COMMIT))[name]
+            expected = parse_json(self.read(GENERATIONS, _folder(generation), COMMIT))[name]
             reading = name
             data = self.read(GENERATIONS, _folder(generation), name)
-        except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        except (OSError, ValueError, LookupError, TypeError) as error:
             law = f"{self._place(generation, reading)}: a file of a committed generation cannot be read"
             raise UserError(f"{law}: {first_line(error)}; {self._way_out(generation)}") from None
         if expected != _fingerprint([data]):
@@ -159,7 +164,7 @@ class Generations(Folder):
     def _refuse_another(self, generation: int, contents: Mapping[str, Sequence[Part]]) -> None:
         """Raise `StorageError` unless a commit that is there is this one, written by a try whose answer was lost."""
         try:
-            there = json.loads(self.read(GENERATIONS, _folder(generation), COMMIT))
+            there = parse_json(self.read(GENERATIONS, _folder(generation), COMMIT))
         except ValueError:
             there = None
         if there != {name: _fingerprint(parts) for name, parts in contents.items()}:
@@ -192,7 +197,8 @@ def _folder(generation: int) -> str:
 def _numbers(listed: Sequence[Entry], name: str) -> set[int]:
     """The generations that have a file of this name."""
     parts = [entry.name.split("/") for entry in listed if not entry.is_folder]
-    return {int(part[0]) for part in parts if len(part) == 2 and part[1] == name and part[0].isdecimal()}
+    numbers = [generation_of(part[0]) for part in parts if len(part) == 2 and part[1] == name]
+    return {number for number in numbers if number is not None}
 
 
 def _fingerprint(parts: Sequence[Part]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import argparse
 import ast
 import dataclasses
 import difflib
+import functools
 import inspect
 import textwrap
 import typing
@@ -18,13 +19,16 @@ from typing import Any, NoReturn
 import pydantic
 import yaml
 
-from search_space.errors import UserError
+from lfs.untrusted import MAX_YAML_BYTES, read_yaml
+from search_space.errors import UserError, shown
+from trainers.untrusted import read_file
 
 RECIPES = Path(__file__).resolve().parent.parent / "configs"
 Tree = dict[str, Any]
 T = typing.TypeVar("T")
 
 
+@functools.cache
 def field_help(cls: type) -> dict[str, str]:
     """The docstring under each field of a dataclass and of those that it extends, by field name."""
     notes: dict[str, str] = {}
@@ -97,8 +101,7 @@ def read_recipe(name: str) -> tuple[Path, Tree, yaml.Node | None]:
     if not path.is_file() and (RECIPES / f"{name}.yaml").exists():
         path = RECIPES / f"{name}.yaml"
     try:
-        text = path.read_text(encoding="utf-8")
-        values, node = yaml.safe_load(text), yaml.compose(text, Loader=yaml.SafeLoader)
+        values, node = read_yaml(read_file(path, MAX_YAML_BYTES).decode())
     except FileNotFoundError:
         known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
         raise UserError(f"no recipe {name!r}: expected a YAML file, or one of {known}") from None
@@ -108,6 +111,8 @@ def read_recipe(name: str) -> tuple[Path, Tree, yaml.Node | None]:
         raise UserError(f"{path}{where}: not YAML: {getattr(error, 'problem', None) or 'cannot be read'}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as text: {error}") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not usable: {error}; see configs/ for what a recipe looks like") from None
     if values is None:
         return path, {}, None
     if not isinstance(values, dict):
@@ -141,16 +146,15 @@ def refuse_unknown(cls: type, values: Tree, source: str, node: yaml.Node | None,
     """Raise `UserError` at the first key that names no field, with the nearest one that does."""
     hints = typing.get_type_hints(cls)
     for key, value in values.items():
-        keys = (*path, str(key))
+        keys = (*path, key if isinstance(key, str) else shown(key))
         if key not in hints:
-            near = difflib.get_close_matches(str(key), hints, n=1, cutoff=0.4)
+            near = difflib.get_close_matches(str(key)[:50], hints, n=1, cutoff=0.4)
             hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(hints)}"
-            raise UserError(f"{place(keys, source, node, {})}: unknown key {'.'.join(keys)!r}; {hint}")
+            raise UserError(f"{place(keys, source, node, {})}: unknown key {shown('.'.join(keys))}; {hint}")
         if dataclasses.is_dataclass(hints[key]):
             if not isinstance(value, dict):
-                raise UserError(
-                    f"{place(keys, source, node, {})}: {'.'.join(keys)} must hold `key: value` lines, got {value!r}"
-                )
+                law = f"{place(keys, source, node, {})}: {'.'.join(keys)} must hold `key: value` lines"
+                raise UserError(f"{law}, got {shown(value)}")
             refuse_unknown(typing.cast(type, hints[key]), value, source, node, keys)
 
 
@@ -214,7 +218,7 @@ def describe(error: pydantic.ValidationError, source: str, node: yaml.Node | Non
     expected = first["msg"].removeprefix("Input should be ").split(", ")[0]
     expected = expected.replace("a valid integer", "a whole number").replace("valid ", "")
     name, got = ".".join(keys), first["input"]
-    return f"{place(keys, source, node, flags)}: {name} must be {expected}, got {got!r}"
+    return f"{place(keys, source, node, flags)}: {name} must be {expected}, got {shown(got)}"
 
 
 def build(cls: type[T], recipe: str, flags: Mapping[str, str]) -> T:
@@ -237,9 +241,14 @@ def for_another_space(values: Tree, flags: Mapping[str, str]) -> Tree:
     return {**values, "space": {name: value for name, value in space.items() if name == "scale"}}
 
 
+@functools.cache
+def _validator(cls: type) -> pydantic.TypeAdapter[Any]:
+    return pydantic.TypeAdapter(cls)
+
+
 def checked(cls: type[T], values: Tree, source: str, node: yaml.Node | None = None, flags: Mapping[str, str] = {}) -> T:
     """`values` as the dataclass `cls`, types checked by pydantic."""
     try:
-        return pydantic.TypeAdapter(cls).validate_python(values)
+        return typing.cast(T, _validator(typing.cast(Any, cls)).validate_python(values))
     except pydantic.ValidationError as error:
         raise UserError(describe(error, source, node, flags)) from None

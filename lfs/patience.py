@@ -1,6 +1,7 @@
 """Operations that may never return (a server of an NFS mount that is gone): after a while without progress they are
 given up. The thread that is stuck in one is left alone, and does not keep the process from ending."""
 
+import errno
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -76,11 +77,16 @@ class Patience:
         self.files, self.limit_s, self.whole = files, limit_s, files.whole
         self._stuck: list[Pending[object]] = []
 
-    def read(self, path: str) -> bytes:
-        """A file's bytes."""
+    def read(self, path: str, most: int) -> bytes:
+        """A file's bytes; `OSError` if there are more than `most`."""
 
         def action(hear: Callable[[], None]) -> bytes:
-            return b"".join(_heard(self.files.read(path), hear))
+            parts: list[bytes] = []
+            for part in _heard(self.files.read(path), hear):
+                parts.append(part)
+                if sum(map(len, parts)) > most:
+                    raise OSError(errno.EFBIG, f"more than {most:,} bytes", path)
+            return b"".join(parts)
 
         return self._do(action, f"reading {path}")
 

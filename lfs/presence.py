@@ -16,6 +16,7 @@ import filelock
 from lfs.locations import first_line
 from lfs.run_store import RunStore
 from search_space.errors import UserError
+from trainers.untrusted import parse_json
 
 RUNNING = "running.json"
 """In the run directory while a driver works on it: the cluster, host and process; on other storage its beat."""
@@ -188,7 +189,7 @@ class Presence:
         if not self.store.exists(RUNNING):
             return {}
         try:
-            values = json.loads(self.store.read(RUNNING))
+            values = parse_json(self.store.read(RUNNING))
         except ValueError:
             return {}
         return values if isinstance(values, dict) else {}

@@ -35,6 +35,7 @@ from lfs.outcomes import outcome_of
 from lfs.rank import Reliability, reliability
 from lfs.run_store import RunStore
 from lfs.settings import changed, load_settings, save_settings
+from lfs.terminal import spreadsheet_safe
 from lfs.view import View, default_name
 from search_space.config import LossConfig, SpaceConfig
 from search_space.errors import UserError
@@ -293,7 +294,7 @@ def main(argv: Sequence[str]) -> int:
     if results:
         show(results, config.trainer.generation_unit, view.console)
         table = pd.DataFrame([asdict(result) for result in results])
-        root.write(table.to_csv(index=False).encode(), "reliability.csv")
+        root.write(spreadsheet_safe(table).to_csv(index=False).encode(), "reliability.csv")
     if not complete:
         view.say(f"incomplete   continue with python -m lfs.reliability --resume {root.shown}")
     elif not results:

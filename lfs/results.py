@@ -11,19 +11,21 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
 from lfs.commands import OK, run_command
 from lfs.options import Parser
 from lfs.run_store import RunStore, find_runs
+from lfs.terminal import SafeConsole, printable, spreadsheet_safe
 from lfs.view import margins_text, parameters_text, score_lines, summary_table
 from search_space.errors import UserError
 from search_space.loss import loss_from_dict
+from trainers.untrusted import parse_json
 
 
 def parser() -> Parser:
@@ -85,14 +87,14 @@ def write(table: pd.DataFrame, csv: str, parquet: str) -> None:
         UserError: a file cannot be written.
     """
     outputs: list[tuple[str, Callable[[], object]]] = [
-        (csv, lambda: table.to_csv(sys.stdout if csv == "-" else csv, index=False)),
+        (csv, lambda: spreadsheet_safe(table).to_csv(sys.stdout if csv == "-" else csv, index=False)),
         (parquet, lambda: table.to_parquet(parquet, index=False)),
     ]
     for path, save in outputs:
         try:
             if path:
                 save()
-        except OSError as error:
+        except (OSError, ValueError, pa.ArrowException) as error:  # what is stored may not fit into one table
             raise UserError(f"{path}: cannot be written: {error}") from None
 
 
@@ -118,15 +120,23 @@ def show(table: pd.DataFrame, console: Console, columns: dict[str, str]) -> None
 
 def _cell(name: str, value: Any) -> str:
     if name == "loss" and str(value).startswith("{"):
-        loss = loss_from_dict(json.loads(value))
-        return margins_text(loss.margins) if loss.margins else parameters_text(loss.parameters())
-    if name == "generation":
+        return _loss_text(str(value))
+    if name == "generation" and isinstance(value, int | float):
         return str(value + 1)
     if isinstance(value, bool):
         return "*" if value else ""
     if isinstance(value, float):
         return "-" if value != value else f"{value:.4f}"
     return "-" if value is None else str(value)
+
+
+def _loss_text(text: str) -> str:
+    """A stored loss for a reader; as it is stored, if this version cannot make it."""
+    try:
+        loss = loss_from_dict(parse_json(text))
+        return margins_text(loss.margins) if loss.margins else parameters_text(loss.parameters())
+    except (ValueError, TypeError, AttributeError, OverflowError):
+        return text
 
 
 def show_run(store: RunStore, console: Console) -> None:
@@ -149,7 +159,7 @@ def show_run(store: RunStore, console: Console) -> None:
 
 def event_line(event: Mapping[str, Any]) -> str:
     """Something that was done to a search: when, what, by whom."""
-    what = f"{event['action']} to {event['generations']}" if "generations" in event else event["action"]
+    what = str(event.get("action", "?")) + (f" to {event['generations']}" if "generations" in event else "")
     who = event.get("by") or f"{event.get('host', '?')}, process {event.get('pid', '?')}"
     when = f" in generation {event['generation']}" if "generation" in event else ""
     return f"{event.get('time', '?')}  {what}{when}  ({who})"
@@ -158,7 +168,7 @@ def event_line(event: Mapping[str, Any]) -> str:
 def main(argv: Sequence[str]) -> int:
     """Run the command; see the module."""
     options = parser().parse_args(argv)
-    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 200)
+    console = SafeConsole(width=None if sys.stdout.isatty() else 200)
     store = RunStore(options.run) if options.run else None
     if store:
         store.load_config()
@@ -171,7 +181,7 @@ def main(argv: Sequence[str]) -> int:
     if options.csv or options.parquet:
         write(table, options.csv, options.parquet)
         for path in filter(lambda p: p and p != "-", (options.csv, options.parquet)):
-            print(f"{len(table)} rows in {Path(path)}")
+            print(f"{len(table)} rows in {printable(path)}")
     elif store and not options.candidates:
         show_run(store, console)
     elif table.empty:

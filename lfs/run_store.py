@@ -25,7 +25,9 @@ from lfs.folder import TEMPORARY, Folder, StorageError
 from lfs.generations import Generations
 from lfs.locations import first_line, under
 from lfs.options import checked
-from search_space.errors import UserError
+from lfs.stored import result_of
+from lfs.untrusted import read_yaml
+from search_space.errors import UserError, shown
 
 FORMAT, OLDEST_FORMAT = 2, 2
 """Format that is written, and the oldest one that is read: all from one to the other are."""
@@ -56,24 +58,20 @@ class RunStore(Generations):
         if not self.exists(CONFIG):
             raise UserError(f"{self.uri} is no run: it has no {CONFIG}; `python -m lfs.results` lists runs")
         try:
-            values = yaml.safe_load(self.read(CONFIG))
+            values, _ = read_yaml(self.read(CONFIG))
             found, _ = values["format"], values["config"]
-        except (yaml.YAMLError, LookupError, TypeError, OSError, ValueError, RecursionError) as error:
+        except (yaml.YAMLError, LookupError, TypeError, OSError, ValueError) as error:
             raise UserError(f"{place}: not a run's configuration: {first_line(error)}") from None
         refuse_format(found, place)
         return dict(values)
 
     def load_result(self) -> dict[str, Any] | None:
         """Test scores of the final model, if the search came to its end."""
-        result = self.read_json(RESULT) if self.exists(RESULT) else None
+        if not self.exists(RESULT):
+            return None
+        result = result_of(self.read_json(RESULT), under(self.uri, RESULT))
         done = self.committed()
-        scores = (result or {}).get("test")
-        numbers = isinstance(scores, dict) and all(isinstance(value, int | float) for value in scores.values())
-        if result and not (numbers and isinstance(result.get("generation"), int)):
-            raise UserError(
-                f"{self.uri}/result.json: damaged: expected `generation` and `test`; delete it to test again"
-            )
-        return result if result and done and result["generation"] == done[-1] else None  # else the search was extended
+        return result if done and result["generation"] == done[-1] else None  # else the search was extended
 
     def events(self) -> list[dict[str, Any]]:
         """What was done to the search, in order: starts, pauses, resumes, stops, extensions."""
@@ -158,7 +156,7 @@ def refuse_format(found: object, place: str) -> None:
     newer = "it was written by a newer version, go on with that one"
     other = "browse it with the version that wrote it, or start anew"
     way_out = newer if isinstance(found, int) and found > FORMAT else other
-    raise UserError(f"{place}: format {found!r}; this version reads {reads}: {way_out}")
+    raise UserError(f"{place}: format {shown(found)}; this version reads {reads}: {way_out}")
 
 
 def session_name(number: int) -> str:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lfs.commands import FAILED, OK, run_command
+from lfs.commands import FAILED, OK, complain, run_command
 from lfs.config import MAY_CHANGE_ON_RESUME, SearchConfig
 from lfs.detach import detached
 from lfs.locations import under
@@ -57,8 +57,9 @@ def resumed(run: str, flags: dict[str, str]) -> tuple[RunStore, dict[str, Any]]:
     given = build(SearchConfig, "", flags)
     changes = {name: getattr(given, name) for name in flags}
     done = max(store.committed(), default=-1) + 1
-    if changes.get("generations", config.generations) < done:
-        raise UserError(f"--generations: {store.uri} has {done} generations already, got {changes['generations']}")
+    generations = changes.get("generations", config.generations)
+    if generations < done:
+        raise UserError(f"--generations: {store.uri} has {done} generations already, got {generations}")
     return store, changes
 
 
@@ -96,7 +97,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"\nlfs.search: stopped at once; continue with --resume {store.shown}", file=sys.stderr)
         return FAILED
     if outcome.error:
-        print(f"lfs.search: {outcome.error}; continue with --resume {outcome.run}", file=sys.stderr)
+        complain("lfs.search", f"{outcome.error}; continue with --resume {outcome.run}")
         return FAILED
     view.finish(outcome.run, outcome.status)
     if outcome.status["generation"] < outcome.status["generations"]:

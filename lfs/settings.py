@@ -8,7 +8,8 @@ import yaml
 
 from lfs.options import checked, flag, overlay, refuse_unknown
 from lfs.run_store import FORMAT, RunStore, plain, refuse_format
-from search_space.errors import UserError
+from lfs.untrusted import read_yaml
+from search_space.errors import UserError, shown
 
 T = TypeVar("T")
 
@@ -35,14 +36,14 @@ def load_settings(root: RunStore, file: str, cls: type[T]) -> T:
     if not root.exists(file):
         raise UserError(f"{root.uri} cannot be resumed: it has no {file}")
     try:
-        values = yaml.safe_load(root.read(file))
+        values, _ = read_yaml(root.read(file))
         stored, found = values["settings"], values["format"]
-    except (yaml.YAMLError, KeyError, TypeError, OSError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, KeyError, TypeError, OSError, ValueError) as error:
         line = str(error).split("\n")[0]
         raise UserError(f"{root.uri}/{file}: not the settings of a comparison: {line}") from None
     refuse_format(found, f"{root.uri}/{file}")
     if not isinstance(stored, dict):
-        raise UserError(f"{root.uri}/{file}: not the settings of a comparison: got {stored!r}")
+        raise UserError(f"{root.uri}/{file}: not the settings of a comparison: got {shown(stored)}")
     refuse_unknown(cls, stored, f"{root.uri}/{file}", None)
     return checked(cls, stored, f"{root.uri}/{file}")
 

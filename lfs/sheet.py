@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lfs.scores import Estimate
+from lfs.terminal import printable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +114,7 @@ def _markdown_cell(column: Column, i: int) -> str:
 
 
 def _escaped(text: str) -> str:
-    return text.replace("\n", " ").replace("|", "\\|")
+    return printable(text.replace("\n", " ")).replace("|", "\\|")
 
 
 def metric_title(metric: str) -> str:

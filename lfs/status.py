@@ -14,13 +14,13 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from lfs.board import filled_in
 from lfs.commands import OK, run_command
 from lfs.options import Parser
 from lfs.service import ANSWER_S, add_places, addresses, controller_of, searches
+from lfs.terminal import SafeConsole
 from lfs.view import View, duration_text, reward_text
 from search_space.errors import UserError
 
@@ -106,7 +106,7 @@ def follow(controller: Any, view: View) -> dict[str, Any]:
 def main(argv: Sequence[str]) -> int:
     """Run the command; see the module."""
     options = parser().parse_args(argv)
-    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 200)
+    console = SafeConsole(width=None if sys.stdout.isatty() else 200)
     if not options.search:
         found = listing(options.address, options.storage)
         console.print(table(found) if found else "no search is running")

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from lfs.terminal import SafeConsole
 from search_space.unified import PARAMETERS
 
 MAX_ROWS = 16
@@ -116,9 +117,16 @@ def score_lines(metrics: dict[str, float]) -> list[str]:
         if short.endswith("_se") or short == "threshold":
             continue
         title = ", ".join(["test", *([place] if place else []), *(["all pairs"] if short != metric else [])])
-        label = f"TAR@FAR={float(short[8:]):g}" if short.startswith("tar@far=") else METRIC_TITLES.get(short, short)
+        label = f"TAR@FAR={_far_text(short[8:])}" if short.startswith("tar@far=") else METRIC_TITLES.get(short, short)
         lines.setdefault(title, []).append(f"{label} {reward_text(value, metrics.get(f'{name}_se'))}")
     return [f"{title}: {', '.join(scores)}" for title, scores in lines.items()]
+
+
+def _far_text(far: str) -> str:
+    try:
+        return f"{float(far):g}"
+    except ValueError:
+        return far
 
 
 RARE_STATES = {"paused", "waiting for room"}
@@ -132,8 +140,8 @@ class View:
 
     def __init__(self, console: Console | None = None, errors: Console | None = None) -> None:
         piped = not sys.stdout.isatty()
-        self.console = console or Console(highlight=False, soft_wrap=piped, width=200 if piped else None)
-        self.errors = errors or Console(stderr=True, highlight=False, soft_wrap=True)
+        self.console = console or SafeConsole(soft_wrap=piped, width=200 if piped else None)
+        self.errors = errors or SafeConsole(stderr=True, soft_wrap=True)
         self.live: Live | None = None
         self.shown = self.noted = 0
         self.state = "running"

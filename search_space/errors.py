@@ -1,5 +1,10 @@
 """The one exception whose message is written for the person at the keyboard."""
 
+import reprlib
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 4, 100, 100, 60
+
 
 class UserError(ValueError):
     """Bad input from outside: a file, a flag, a configuration value.
@@ -9,7 +14,15 @@ class UserError(ValueError):
     """
 
 
+def shown(value: object) -> str:
+    """`repr` for a message, in bounds: a value from outside may be a gigabyte long, or refer to itself."""
+    try:
+        return _SHORT.repr(value)
+    except (ValueError, RecursionError):  # more digits than Python converts
+        return f"a huge {type(value).__name__}"
+
+
 def require(condition: bool, law: str, value: object) -> None:
     """Raise `UserError` stating the law and the value that broke it, unless `condition` holds."""
     if not condition:
-        raise UserError(f"{law}, got {value!r}")
+        raise UserError(f"{law}, got {shown(value)}")

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from search_space.errors import UserError
+from trainers.untrusted import parse_json, read_file
 
 Arrays = dict[str, npt.NDArray[np.generic]]
 
@@ -28,6 +29,7 @@ TYPES = {
     "i1": "I8", "u1": "U8", "b1": "BOOL",
 }  # fmt: skip
 """numpy's types and the format's, in the order in which the safetensors library lays them into a file."""
+MAX_CHECKPOINT_BYTES = 16 * 2**30
 
 
 def to_parts(tensors: Mapping[str, npt.NDArray[np.generic]], metadata: Mapping[str, Any]) -> list[bytes | memoryview]:
@@ -70,10 +72,12 @@ def from_bytes(data: bytes, *, source: str = "checkpoint") -> tuple[Arrays, dict
     """
     try:
         tensors = load(data)
-        header = json.loads(data[HEADER_LENGTH_BYTES : HEADER_LENGTH_BYTES + int.from_bytes(data[:8], "little")])
-        metadata = json.loads(header["__metadata__"][METADATA_KEY])
-    except (SafetensorError, KeyError, ValueError) as error:
-        detail = " ".join(str(error).split())
+        header = parse_json(data[HEADER_LENGTH_BYTES : HEADER_LENGTH_BYTES + int.from_bytes(data[:8], "little")])
+        metadata = parse_json(header["__metadata__"][METADATA_KEY])
+        if not isinstance(metadata, dict):
+            raise ValueError("its description is no JSON object")
+    except (SafetensorError, KeyError, ValueError, TypeError, MemoryError) as error:
+        detail = " ".join(str(error).split())[:200]
         raise UserError(
             f"{source}: expected a checkpoint (safetensors with a JSON description), got {len(data)} bytes that are"
             f" none ({detail}); it is damaged or from elsewhere, use another one"
@@ -103,7 +107,7 @@ def load_checkpoint(path: str | Path) -> tuple[Arrays, dict[str, Any]]:
         UserError: there is no such file, or it is not a whole checkpoint.
     """
     try:
-        data = Path(path).read_bytes()
+        data = read_file(path, MAX_CHECKPOINT_BYTES)
     except OSError as error:
         raise UserError(f"{path}: cannot read the checkpoint ({error.strerror}); check the path") from error
     return from_bytes(data, source=str(path))

@@ -61,6 +61,21 @@ def jpeg_that_claims(width: int, height: int) -> bytes:
     return bytes(data)
 
 
+def png_with(kind: bytes, claimed: int) -> bytes:
+    """A small picture with one more chunk, which is empty whatever it claims."""
+    data = encode(smooth_picture(5), ".png")
+    return data[:33] + struct.pack(">I4sI", claimed, kind, 0) + data[33:]
+
+
+def hidden_frame(width: int, height: int) -> bytes:
+    """A large frame header behind stuffing and restart markers, and a small one where a reader that takes them for
+    segments with a length would look."""
+    large, small = jpeg_that_claims(width, height), encode(smooth_picture(5))
+    frame = small[small.index(b"\xff\xc0") :][:19]
+    hidden = b"\xff\x00\x00\x04\xff\xd0\x00\x04"
+    return large[:2] + hidden + large[2:] + frame
+
+
 def insert_garbage(jpeg: bytes) -> bytes:
     """Bytes between two segments, and fill bytes before a marker: decoders skip both."""
     table = jpeg.index(b"\xff\xdb")
@@ -77,12 +92,18 @@ def test_garbage_between_segments_is_skipped_as_the_decoder_does() -> None:
     ("data", "message"),
     [
         (b"no picture", "expected a JPEG or PNG, got 10 bytes that begin with b'no pictu'"),
-        (b"\xff\xd8\xff", "got 3 bytes that do not decode"),
-        (b"\xff\xd8\xff\xe0" + bytes(200), "do not decode"),
-        (b"\xff\xd8" + b"\xff" * 200, "do not decode"),
-        (b"\x89PNG\r\n\x1a\n", "do not decode"),
-        (encode(smooth_picture(6))[:150], "got 150 bytes that do not decode"),
-        (png_that_claims(10_000, 10_000), "at most 67,108,864 pixels, got a header that claims 10000 x 10000"),
+        (b"\xff\xd8\xff", "got 3 bytes that have no frame header"),
+        (b"\xff\xd8\xff\xe0" + bytes(200), "have no frame header"),
+        (b"\xff\xd8" + b"\xff" * 200, "have no frame header"),
+        (b"\x89PNG\r\n\x1a\n", "have no header"),
+        (encode(smooth_picture(6))[:150], "got 150 bytes that have no frame header"),
+        (png_that_claims(10_000, 10_000), "1 to 16,777,216 pixels, got a header that claims 10000 x 10000"),
+        (png_that_claims(0, 5), "got a header that claims 0 x 5"),
+        (png_with(b"junk", 2**31), "have a chunk that claims 2,147,483,648 bytes"),
+        (png_with(b"acTL", 0), "have a misplaced chunk b'acTL'"),
+        (png_with(b"IHDR", 0), "have a misplaced chunk b'IHDR'"),
+        (encode(smooth_picture(6))[:-2] + b"\xff\xda" * 64, "have more than 64 scans"),
+        (hidden_frame(65_000, 60_000), "got a header that claims 65000 x 60000"),
         (jpeg_that_claims(65_000, 60_000), "got a header that claims 65000 x 60000"),
         (insert_garbage(jpeg_that_claims(65_000, 60_000)), "got a header that claims 65000 x 60000"),
     ],

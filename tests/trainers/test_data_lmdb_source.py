@@ -33,7 +33,7 @@ def test_reads_what_was_written(path: Path) -> None:
     source = LmdbSource(path)
     assert len(source) == len(ITEMS)
     assert list(source.keys()) == sorted(ITEMS)
-    assert source.get_many(ITEMS) == list(ITEMS.values())
+    assert list(source.get_many(ITEMS)) == list(ITEMS.values())
     assert "person/7.jpg" in source
     assert "person/200.jpg" not in source
     assert "" not in source

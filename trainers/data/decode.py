@@ -1,6 +1,5 @@
 """From the bytes of one record to pixels, and from pixels of a batch to the network's input."""
 
-import struct
 from typing import Any, cast
 
 import cv2
@@ -9,7 +8,8 @@ import numpy.typing as npt
 import torch
 
 from search_space.errors import UserError
-from trainers.data.datum import IMAGE_SIGNATURES, Datum, decode_datum
+from trainers.data.datum import Datum, decode_datum
+from trainers.data.picture_header import check_header
 
 cv2.setNumThreads(1)  # a face is too small to share out, and trainers already fill the cores
 
@@ -18,9 +18,6 @@ _CHUNK = 2**15
 of them, and threads to share, it waits at a barrier for cores that other trainers keep busy (measured: 10 ms each)."""
 
 Picture = npt.NDArray[np.uint8]
-
-MAX_PIXELS = 64 * 2**20
-"""A header that claims more is a broken or hostile file; decoding it would take gigabytes."""
 
 
 def decode_picture(value: bytes, size: int) -> Picture:
@@ -69,11 +66,11 @@ def normalise(
 
 
 def _decode_file(data: bytes) -> Picture:
-    _check_header(data)
+    check_header(data)
     picture: Any
     try:
         picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error:
+    except (cv2.error, MemoryError):
         picture = None
     if picture is None:
         raise UserError(f"expected a JPEG or PNG, got {len(data)} bytes that do not decode as one")
@@ -84,33 +81,3 @@ def _decode_raw(datum: Datum) -> Picture:
     pixels = np.frombuffer(datum.data, np.uint8).reshape(datum.channels, datum.height, datum.width)
     pixels = np.broadcast_to(pixels, (3, datum.height, datum.width))  # grey: three times the same plane
     return np.ascontiguousarray(pixels.transpose(1, 2, 0))
-
-
-def _check_header(data: bytes) -> None:
-    """Refuse what is no JPEG or PNG, or claims an absurd size, before a decoder allocates for it."""
-    if not data.startswith(IMAGE_SIGNATURES):
-        raise UserError(f"expected a JPEG or PNG, got {len(data)} bytes that begin with {data[:8]!r}")
-    height, width = _jpeg_size(data) if data[0] == 0xFF else _png_size(data)
-    if height * width > MAX_PIXELS:
-        raise UserError(f"expected at most {MAX_PIXELS:,} pixels, got a header that claims {width} x {height}")
-
-
-def _png_size(data: bytes) -> tuple[int, int]:
-    if len(data) < 24:
-        return 0, 0
-    width, height = struct.unpack_from(">II", data, 16)
-    return height, width
-
-
-def _jpeg_size(data: bytes) -> tuple[int, int]:
-    """(height, width) from the start-of-frame segment; (0, 0) if there is none, which the decoder will then say."""
-    position, end = 2, len(data)
-    while (position := data.find(b"\xff", position)) >= 0 and position + 9 <= end:  # as libjpeg, over any garbage
-        marker = data[position + 1]
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # the three that are no frame headers
-            return (data[position + 5] << 8) | data[position + 6], (data[position + 7] << 8) | data[position + 8]
-        if marker == 0xFF:  # fill byte
-            position += 1
-        else:
-            position += 2 + ((data[position + 2] << 8) | data[position + 3])
-    return 0, 0

@@ -10,8 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from search_space.errors import UserError
+from trainers.untrusted import read_file
 
 Integers = npt.NDArray[np.int64]
+
+MAX_LIST_BYTES = 4 * 2**30
+"""About a hundred million pictures; reading takes several times as much memory."""
 
 
 class Keys(Sequence[str]):
@@ -168,7 +172,7 @@ def _read_fields(path: Path, num_fields: int, law: str) -> _Fields:
 
 def _read_text(path: Path) -> bytes:
     try:
-        text = path.read_bytes()
+        text = read_file(path, MAX_LIST_BYTES)
     except OSError as error:
         raise UserError(f"{path}: expected a readable text file, got: {error.strerror}") from None
     text = text.removeprefix(b"\xef\xbb\xbf")  # a byte order mark would become part of the first key

@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import cast
 from weakref import WeakValueDictionary
@@ -13,6 +13,8 @@ import lmdb
 
 from search_space.errors import UserError
 from trainers.checkpoint import sync_path
+from trainers.data.lmdb_structure import check_structure
+from trainers.untrusted import require_regular
 
 
 class _Reader:
@@ -69,26 +71,27 @@ class LmdbSource:
 
     def get(self, key: str) -> bytes:
         """The value of `key`; `UserError` if there is none."""
-        return self.get_many((key,))[0]
+        return next(self.get_many((key,)))
 
-    def get_many(self, keys: Iterable[str]) -> list[bytes]:
-        """The values of several keys, in their order."""
+    def get_many(self, keys: Iterable[str]) -> Iterator[bytes]:
+        """The values of several keys, in their order, read one by one: together they may be more than memory holds."""
         transaction = self._open().transaction()
-        values = []
         for key in keys:
             value = self._find(transaction, key)
             if value is None:
                 raise UserError(
                     f"{self.path}: key {key!r} is not in this LMDB; check that list and LMDB belong together"
                 )
-            values.append(value)
-        return values
+            yield value
 
     def keys(self) -> Iterable[str]:
         """All keys, sorted by their bytes."""
-        with self._open().env.begin() as transaction, transaction.cursor() as cursor:
-            for key in cursor.iternext(keys=True, values=False):
-                yield bytes(key).decode()
+        try:
+            with self._open().env.begin() as transaction, transaction.cursor() as cursor:
+                for key in cursor.iternext(keys=True, values=False):
+                    yield bytes(key).decode(errors="backslashreplace")  # no list can name one that is no text
+        except lmdb.Error as error:  # it looks at the head of large values too
+            raise UserError(f"{self.path}: reading the keys failed ({error}); copy or make the LMDB again") from None
 
     def _find(self, transaction: lmdb.Transaction, key: str) -> bytes | None:
         try:
@@ -109,14 +112,17 @@ def _shared_reader(path: Path) -> _Reader:
     file = _data_file(path)
     try:
         status = file.stat()
+        require_regular(status.st_mode, file)
         with _readers_lock:
             identity = (status.st_dev, status.st_ino)
             reader = _readers.get(identity)
             if reader is None:
+                check_structure(file)
                 reader = _Reader(file)
-                _check_complete(path, reader.env, status.st_size)
                 _readers[identity] = reader
             return reader
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     except (OSError, lmdb.Error) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error).removeprefix(f"{file}: ")
         raise UserError(
@@ -130,15 +136,6 @@ def _data_file(path: Path) -> Path:
     if path.is_dir() and not (path / "data.mdb").exists():
         raise UserError(f"{path}: expected an LMDB, got a folder without data.mdb")
     return path / "data.mdb" if path.is_dir() else path
-
-
-def _check_complete(path: Path, env: lmdb.Environment, size: int) -> None:
-    """Refuse a file that ends early: reading past its end would kill the process (SIGBUS), not raise."""
-    expected = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
-    if size < expected:
-        raise UserError(
-            f"{path}: truncated LMDB, expected at least {expected:,} bytes, got {size:,}; copy or make it again"
-        )
 
 
 def write_lmdb(path: str | Path, items: Iterable[tuple[str, bytes]], *, subdir: bool = False) -> None:

@@ -1,0 +1,99 @@
+"""What the files of a run hold, checked when they are read: whoever can write them can match their checksums."""
+
+from typing import Any
+
+import pydantic
+
+from lfs.messages import SearchState
+from search_space.errors import UserError
+from trainers.untrusted import parse_json
+
+MAX_GENERATIONS = 10**6
+
+
+class Summary(pydantic.BaseModel, extra="allow"):
+    """A generation in one line, as `state.json` holds it; further values are kept as they are."""
+
+    generation: int
+    mode: str
+    warmup: bool
+    candidates: int
+    diverged: int
+    why_diverged: str = ""
+    dropped: int = 0
+    tied: bool = False
+    rejected: int
+    best_reward: float
+    best_reward_se: float | None
+    mean_reward: float
+    winner: int
+    train_loss: float | None
+    winner_margins: list[float]
+    winner_loss: dict[str, Any]
+    winner_parameters: dict[str, float]
+    moved: bool
+    parameter_names: list[str]
+    policy_mean: list[float]
+    policy_std: list[float]
+    images_per_s: float = 0.0
+    wall_s: float = 0.0
+
+
+class Result(pydantic.BaseModel, extra="allow"):
+    """Test scores of the final model, as `result.json` holds them."""
+
+    generation: int
+    test: dict[str, float]
+
+
+def state_and_summary(data: bytes, generation: int, place: str) -> tuple[SearchState, dict[str, Any]]:
+    """State after a generation, and its summary, from its `state.json`.
+
+    Args:
+        place: the file's, for messages.
+    Raises:
+        UserError: it holds something else, or another generation.
+    """
+    try:
+        values = parse_json(data)
+        state = SearchState.from_dict(values["state"])
+        summary = Summary.model_validate(values["summary"]).model_dump(exclude_unset=True)
+        numbers = (state.generation, state.num_images, state.policy.step)
+        if not all(type(number) is int and 0 <= number < 2**63 for number in numbers):
+            raise ValueError("counts must be whole numbers")
+        if state.generation != generation + 1 or summary["generation"] != generation:
+            raise ValueError("it is another generation's")
+        lengths = {len(summary[name]) for name in ("parameter_names", "policy_mean", "policy_std")}
+        if len(lengths) != 1:
+            raise ValueError("policy_mean and policy_std must have one value for each of parameter_names")
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
+        raise UserError(f"{place}: damaged: expected the state of generation {generation + 1}: {_why(error)}") from None
+    return state, summary
+
+
+def result_of(values: dict[str, Any], place: str) -> dict[str, Any]:
+    """The final model's test scores, from what `result.json` holds.
+
+    Raises:
+        UserError: it holds something else.
+    """
+    try:
+        return Result.model_validate(values).model_dump()
+    except (ValueError, OverflowError) as error:
+        raise UserError(
+            f"{place}: damaged: expected `generation` and `test` ({_why(error)}); delete it to test again"
+        ) from None
+
+
+def generation_of(folder: str) -> int | None:
+    """Number of the generation that a folder of `generations/` is for; None: it is something else's."""
+    number = int(folder) if folder.isascii() and folder.isdigit() and len(folder) < 10 else MAX_GENERATIONS
+    return number if number < MAX_GENERATIONS and folder == f"{number:06d}" else None
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, pydantic.ValidationError):
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        return f"{'.'.join(map(str, first['loc']))[:100]}: {first['msg'][:200]}"
+    text = str(error).split("\n")[0][:200]
+    return f"{text} is missing" if isinstance(error, KeyError) else text

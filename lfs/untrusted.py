@@ -1,0 +1,109 @@
+"""YAML and Parquet that someone else may have written, as plain values, in bounds.
+
+Both formats let a few bytes stand for gigabytes: YAML by references to what was said before, Parquet by run lengths.
+"""
+
+import math
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet
+import yaml
+
+from lfs.parquet_structure import check_parquet
+
+MAX_YAML_BYTES = 4 * 2**20
+MAX_YAML_VALUES = 1_000_000
+"""After every reference is replaced by what it stands for."""
+MAX_YAML_DEPTH = 64
+
+MAX_TABLE_BYTES = 256 * 2**20
+"""Of the file, and of all values together."""
+MAX_BATCH_BYTES = 64 * 2**20
+
+
+def read_yaml(data: bytes | str) -> tuple[Any, yaml.Node | None]:
+    """The one document of a YAML text: its values, and its marked nodes.
+
+    Raises:
+        yaml.YAMLError: it is none.
+        ValueError: it is too long, nested too deep or, references replaced, too large; or a value of it makes no sense.
+    """
+    if len(data) > MAX_YAML_BYTES:
+        raise ValueError(f"more than {MAX_YAML_BYTES:,} bytes of YAML")
+    try:
+        loader = yaml.SafeLoader(data)
+        node: yaml.Node | None = loader.get_single_node()
+        if node is None:
+            return None, None
+        _refuse_size(node)
+        return loader.construct_document(node), node
+    except RecursionError:
+        raise ValueError("YAML that is nested too deep") from None
+    except (LookupError, TypeError, AttributeError, OverflowError) as error:  # a tag on what does not fit it
+        raise ValueError(f"a value that does not fit its tag ({type(error).__name__})") from None
+
+
+def _refuse_size(root: yaml.Node) -> None:
+    """Refuse documents whose references stand for too much, or for themselves."""
+    sizes: dict[int, float] = {}
+
+    def size(node: yaml.Node, depth: int) -> float:
+        if depth > MAX_YAML_DEPTH:
+            raise ValueError("YAML that is nested too deep")
+        if id(node) not in sizes:
+            sizes[id(node)] = math.inf  # until it is known: a node inside itself
+            inner = node.value if isinstance(node, yaml.CollectionNode) else ()
+            parts = (part for item in inner for part in (item if isinstance(item, tuple) else (item,)))
+            sizes[id(node)] = 1 + sum(size(part, depth + 1) for part in parts)
+        return sizes[id(node)]
+
+    if size(root, 0) > MAX_YAML_VALUES:
+        raise ValueError(f"YAML that stands for more than {MAX_YAML_VALUES:,} values")
+
+
+def read_table(data: bytes) -> pa.Table:
+    """A Parquet file as a table of numbers, texts and lists of them.
+
+    Raises:
+        ValueError: it is none, has other columns, or claims or holds more than the limits.
+    """
+    try:
+        check_parquet(data)
+        file = pyarrow.parquet.ParquetFile(
+            pa.BufferReader(data), thrift_string_size_limit=2**24, thrift_container_size_limit=2**20
+        )
+        _refuse_columns(file.schema_arrow)
+        return _read_batches(file, len(data))
+    except (pa.ArrowException, OSError, MemoryError, OverflowError) as error:
+        first = str(error).split("\n")[0][:200] or type(error).__name__
+        raise ValueError(f"no Parquet table: {first}") from None
+
+
+def _refuse_columns(schema: pa.Schema) -> None:
+    for field in schema:
+        if not _is_plain(field.type):
+            raise ValueError(f"a column of type {str(field.type)[:100]}")
+    if len(set(schema.names)) < len(schema.names):
+        raise ValueError("two columns of one name")
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    if pa.types.is_list(kind):
+        kind = kind.value_type
+    scalar = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_string, pa.types.is_null)
+    return any(check(kind) for check in scalar)
+
+
+def _read_batches(file: pyarrow.parquet.ParquetFile, num_bytes: int) -> pa.Table:
+    """All rows, a few at a time: one page may repeat a long text in every row."""
+    rows = max(1, min(1024, MAX_BATCH_BYTES // num_bytes))
+    batches, total = [], 0
+    for batch in file.iter_batches(batch_size=rows, use_threads=False):
+        batches.append(batch)
+        total += batch.nbytes
+        if total > MAX_TABLE_BYTES:
+            raise ValueError(f"a table of more than {MAX_TABLE_BYTES:,} bytes")
+    table = pa.Table.from_batches(batches, file.schema_arrow)
+    table.validate(full=True)  # texts may be none
+    return table
