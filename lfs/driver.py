@@ -12,7 +12,7 @@ from lfs.connect import joins, ray_cluster
 from lfs.generation import fixed_losses
 from lfs.locations import under
 from lfs.presence import Presence, controller_name, this_process
-from lfs.quiet import interrupts, quiet_logs
+from lfs.quiet import interrupts, leave, quiet_logs
 from lfs.room import Room, alive_nodes, fit_workers, growth_of_cluster, rank_needs, said
 from lfs.run_store import RunStore
 from lfs.view import View
@@ -141,7 +141,10 @@ def run_search(store: RunStore, config: SearchConfig, view: View) -> Outcome:
         except (ray.exceptions.RayError, ValueError) as error:
             raise UserError(f"the controller cannot start: {str(error).strip().splitlines()[-1]}") from None
         presence.announce(ray.get_runtime_context().gcs_address)
-        watch = Watch(controller_name(store), controller, view, last, share=share, timeout_s=config.start_timeout_s)
+        watch = Watch(
+            controller_name(store), controller, view, last, share=share, timeout_s=config.start_timeout_s,
+            leave=lambda reason: leave(f"lfs.search: {reason}; continue with --resume {store.shown}"),
+        )  # fmt: skip
         presence.on_lost(watch.end)
         with watch, interrupts(watch.stop_asked):
             try:
@@ -150,7 +153,7 @@ def run_search(store: RunStore, config: SearchConfig, view: View) -> Outcome:
                 watch.trouble = f"Ray Tune stopped: {' '.join(str(error).split())}"
             except ray.exceptions.RayError as error:
                 watch.trouble = f"Ray is gone: {' '.join(str(error).split())}"
-        reason = watch.status["error"] or watch.trouble
+        reason = watch.reason
         if not reason and not watch.status["finished"]:
             reason = "every trainer ended before the search did; their logs are in its tune folder"
         return Outcome(run=store.shown, error=reason, status=watch.status)

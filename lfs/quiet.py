@@ -3,11 +3,15 @@
 import contextlib
 import logging
 import logging.handlers
+import os
+import queue
 import signal
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
 
+from lfs.commands import FAILED
 from lfs.run_store import RunStore
 
 
@@ -28,6 +32,7 @@ def interrupts(stop_asked: threading.Event) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+LAST_LOGS_S = 5.0
 LOG_BYTES = 8 * 2**20
 """Of driver.log; the one before it is kept beside it, as driver.log.1."""
 
@@ -39,24 +44,46 @@ class LogFile(logging.handlers.RotatingFileHandler):
         """Say nothing on the terminal: what matters there is said by the search."""
 
 
+def leave(line: str) -> None:
+    """End this process with a last line, whatever its other threads are stuck in."""
+    print(line, file=sys.stderr, flush=True)
+    os._exit(FAILED)
+
+
+@contextlib.contextmanager
+def written_aside(handler: logging.Handler) -> Iterator[logging.Handler]:
+    """A handler that hands on to another one in a thread: who logs never waits for a disk, which may hang."""
+    records: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
+    listener = logging.handlers.QueueListener(records, handler)
+    listener.start()
+    try:
+        yield logging.handlers.QueueHandler(records)
+    finally:
+        last = threading.Thread(target=listener.stop, name="last logs", daemon=True)
+        last.start()
+        last.join(LAST_LOGS_S)
+        if not last.is_alive():
+            with contextlib.suppress(OSError):
+                handler.close()
+
+
 @contextlib.contextmanager
 def quiet_logs(store: RunStore) -> Iterator[None]:
     """Ray's and Tune's messages go to driver.log in the run directory (local runs), never to the terminal."""
-    handler: logging.Handler = logging.NullHandler()
+    file: logging.Handler = logging.NullHandler()
     if "://" not in store.uri:
-        handler = LogFile(f"{store.path}/driver.log", maxBytes=LOG_BYTES, backupCount=1, delay=True)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        file = LogFile(f"{store.path}/driver.log", maxBytes=LOG_BYTES, backupCount=1, delay=True)
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train", "ray.air", "lfs", "py.warnings")]
     before = [(log, log.handlers[:], log.propagate) for log in loggers]
-    for log in loggers:
-        log.handlers, log.propagate = [handler], False
-    logging.captureWarnings(True)
-    try:
-        with warnings.catch_warnings():
-            yield
-    finally:
-        logging.captureWarnings(False)
-        for log, handlers, propagate in before:
-            log.handlers, log.propagate = handlers, propagate
-        with contextlib.suppress(OSError):
-            handler.close()
+    with written_aside(file) as handler:
+        for log in loggers:
+            log.handlers, log.propagate = [handler], False
+        logging.captureWarnings(True)
+        try:
+            with warnings.catch_warnings():
+                yield
+        finally:
+            logging.captureWarnings(False)
+            for log, handlers, propagate in before:
+                log.handlers, log.propagate = handlers, propagate

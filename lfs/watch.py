@@ -14,6 +14,9 @@ logger = logging.getLogger(__name__)
 POLL_S = 1.0
 SHARE_S = 5.0
 LINGER_S = 3.0
+STUCK_S, SLOW_S = 60.0, 900.0
+"""Ray Tune may take so long to end after a search that failed, and after one that came to its end: it writes its files
+on the same storage, and waits for it without a limit."""
 
 
 class Watch:
@@ -25,6 +28,7 @@ class Watch:
         first: the status to begin with.
         share: tells the controller how many trainers it may have; asked every few seconds.
         timeout_s: wait so long for a first trainer; then this is the end.
+        leave: ends this process, in which Tune is stuck, with a reason.
     """
 
     live: ClassVar[dict[str, "Watch"]] = {}
@@ -38,6 +42,7 @@ class Watch:
         *,
         share: Callable[[], None],
         timeout_s: float,
+        leave: Callable[[str], None],
     ) -> None:
         self.name, self.controller, self.view, self.status, self.share = name, controller, view, first, share
         self.over = threading.Event()
@@ -50,7 +55,8 @@ class Watch:
         self._quit = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._shared_at = self._began = time.monotonic()
-        self._timeout_s = timeout_s
+        self._timeout_s, self._leave = timeout_s, leave
+        self._ended: float | None = None
 
     def __enter__(self) -> "Watch":
         self.live[self.name] = self
@@ -79,6 +85,7 @@ class Watch:
     def _run(self) -> None:
         while not self._quit.is_set():
             self._look()
+            self._leave_if_stuck()
             self._quit.wait(POLL_S)
         self._look()
 
@@ -102,6 +109,19 @@ class Watch:
         except ray.exceptions.RayError:
             logger.warning("the controller does not answer")
         self.looks += 1
+
+    @property
+    def reason(self) -> str:
+        """Why the search failed; empty: it did not, so far."""
+        return self.status["error"] or self.trouble
+
+    def _leave_if_stuck(self) -> None:
+        """Do not wait for ever for whoever runs the trials, where all is over."""
+        if not self.over.is_set():
+            return
+        self._ended = time.monotonic() if self._ended is None else self._ended
+        if time.monotonic() - self._ended > (STUCK_S if self.reason else SLOW_S):
+            self._leave(self.reason or "the search is complete, but Ray Tune does not get its own files written")
 
     def _see_to_cluster(self) -> None:
         """What the cluster's nodes mean for this search; what cannot be asked now is asked the next time."""

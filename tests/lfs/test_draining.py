@@ -116,7 +116,7 @@ def test_the_driver_tells_of_them_at_every_look_and_once_that_there_are_none(mon
         return set(look)
 
     monkeypatch.setattr(watch_module, "draining_nodes", draining_nodes)
-    watch = Watch("x", Told, View(), {}, share=lambda: None, timeout_s=100)
+    watch = Watch("x", Told, View(), {}, share=lambda: None, timeout_s=100, leave=print)
     while looks:
         watch._see_to_cluster()
     assert told == [["a", "b"], ["a", "b"], []]
