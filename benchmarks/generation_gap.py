@@ -5,7 +5,7 @@
 A real search of MobileFaceNet on two trainers. Controller and trainers are those of `lfs`, with a clock around each
 part of the way: the last candidate is validated -> its weights are put -> reported -> policy step -> the winner is
 fetched and put again -> the next candidates are sampled -> a lease -> through Tune -> the base is fetched -> loaded ->
-first batch. One step of training, the median, is taken off: it is training. Beside it, in the same run of this script,
+first batch begins. Beside it, in the same run of this script,
 the bare copy of the same weights into and out of Ray's object store: put, get, and a copy of every array.
 """
 
@@ -41,13 +41,14 @@ FOLDER = "LFS_GAP_FOLDER"
 """Environment of all processes: where they write down what they timed."""
 STEPS = 4
 COPIES = 15
+CLOSING = ("close", "winner is fetched", "winner is put", "prepare")
 
 
-def note(what: str, generation: int, began: float, **more: Any) -> None:
+def note(what: str, generation: int, began: float) -> None:
     """Write down that something was done, from then to now, on the clock that all processes share."""
     line = {"what": what, "generation": generation, "began": began, "ended": time.monotonic(), "pid": os.getpid()}
     with open(f"{os.environ[FOLDER]}/{os.getpid()}.jsonl", "a") as lines:
-        lines.write(json.dumps(line | more) + "\n")
+        lines.write(json.dumps(line) + "\n")
 
 
 def timed(what: str, function: Callable[..., Any], generation: Callable[[], int]) -> Callable[..., Any]:
@@ -105,17 +106,14 @@ class TimedTrainer(Trainer):
         """As it is, and the clocks."""
         super().setup(config)
         self.base = TimedBase()
-        run = self.trainer.run
+        run, generation = self.trainer.run, [0]
+        model = self.trainer._model
+        model.load = timed("base is loaded", model.load, lambda: generation[0])
 
         def timed_run(candidate: Any, base: Any, *, progress: Any) -> Any:
-            began, steps = time.monotonic(), [time.monotonic()]
-
-            def after_step(done: int, total: int) -> None:
-                steps.append(time.monotonic())
-                progress(done, total)
-
-            result = run(candidate, base, progress=after_step)
-            note("candidate", candidate.generation, began, steps=steps)
+            began, generation[0] = time.monotonic(), candidate.generation
+            result = run(candidate, base, progress=progress)
+            note("candidate", candidate.generation, began)
             return result
 
         self.trainer.run = timed_run
@@ -174,30 +172,31 @@ def clocks(folder: Path) -> Any:
 def gaps(folder: Path, generations: int) -> list[dict[str, float]]:
     """Where the time goes between two generations, from the third on: until then processes still start."""
     notes = [json.loads(line) for file in folder.iterdir() for line in file.read_text().splitlines()]
-    candidates = [n for n in notes if n["what"] == "candidate"]
-    step_s = statistics.median(b - a for n in candidates for a, b in zip(n["steps"][1:], n["steps"][2:], strict=False))
+
+    def of(what: str, generation: int, pid: int | None = None) -> list[dict[str, Any]]:
+        """Notes of one kind, by their end."""
+        own = [n for n in notes if n["what"] == what and n["generation"] == generation and pid in (None, n["pid"])]
+        return sorted(own, key=lambda n: n["ended"])
+
+    def took(what: str, generation: int, pid: int | None = None) -> float:
+        return sum(n["ended"] - n["began"] for n in of(what, generation, pid)[:1])
+
     found = []
     for number in range(2, generations - 1):
-        own = [n for n in candidates if n["generation"] == number]
-        last = max(own, key=lambda n: n["ended"])
-        first = min((n for n in candidates if n["generation"] == number + 1), key=lambda n: n["steps"][1])
-        of = lambda what, g, pid=None: next(  # noqa: E731
-            (n for n in notes if n["what"] == what and n["generation"] == g and pid in (None, n["pid"])), None
-        )
-        close, lease = of("controller closes", number), of("lease", number + 1, first["pid"])
-        begins, base = of("step begins", number + 1, first["pid"]), of("base is fetched", number + 1, first["pid"])
+        last, [close] = of("candidate", number)[-1], of("controller closes", number)
+        first = of("base is loaded", number + 1)[0]
+        pid = first["pid"]
+        lease, begins = of("lease", number + 1, pid)[0], of("step begins", number + 1, pid)[0]
         parts = {
-            "gap": first["steps"][1] - step_s - last["ended"],
+            "gap": first["ended"] - last["ended"],
             "weights are put, report": close["began"] - last["ended"],
-            **{name: (n["ended"] - n["began"]) for name in ("close", "winner is fetched", "winner is put", "prepare")
-               if (n := of(name, number))},
-            "controller in all": close["ended"] - close["began"],
+            "controller closes": close["ended"] - close["began"],
+            **{f"  of it {name}": took(name, number) for name in CLOSING},
             "lease": lease["ended"] - close["ended"],
-            "through Tune": begins["began"] - lease["ended"],
-            "base is fetched": base["ended"] - base["began"],
-            "load and first step, less a step": first["steps"][1] - first["began"] - step_s,
-            "step": step_s,
-        }  # fmt: skip
+            "through Tune": begins["ended"] - lease["ended"],
+            "base is fetched": took("base is fetched", number + 1, pid),
+            "base is loaded": first["ended"] - first["began"],
+        }
         found.append(parts)
     return found
 

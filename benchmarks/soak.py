@@ -101,8 +101,8 @@ def disk(run: Path, ray: Path) -> Sample:
     known = {"generations", "tune", "driver.log"}
     rest = [path for path in run.iterdir() if path.name not in known] if run.exists() else []
     parts = {"generations": [run / "generations"], "tune": [run / "tune"], "driver.log": [run / "driver.log"]}
-    parts |= {"rest of the run": rest, "Ray's logs": ray.glob("session_[0-9]*/logs")}
-    parts |= {"Ray's artifacts": ray.glob("session_[0-9]*/artifacts")}
+    parts |= {"rest of the run": rest, "Ray's logs": ray.glob("ray/session_[0-9]*/logs")}
+    parts |= {"Ray's artifacts": ray.glob("ray/session_[0-9]*/artifacts")}
     return {f"{name} disk_mib": size_mib(paths) for name, paths in parts.items()}
 
 
@@ -132,7 +132,7 @@ def soak(folder: Path, options: argparse.Namespace) -> list[Sample]:
             process.terminate()
             process.wait()
         keep = folder / "ray-logs"
-        for logs in ray.glob("session_[0-9]*/logs"):
+        for logs in ray.glob("ray/session_[0-9]*/logs"):
             shutil.copytree(logs, keep, dirs_exist_ok=True)
         shutil.rmtree(ray, ignore_errors=True)
     return samples
@@ -194,7 +194,8 @@ def main() -> None:
         options.out.mkdir(parents=True, exist_ok=True)
         about = {"date": f"{date.today()}", "cores": os.cpu_count(), "generations": options.generations}
         about |= {"trainers": options.trainers}
-        facts = json.dumps(about | {"slopes": found, "samples": table.to_dict(orient="records")})
+        samples = json.loads(table.round(3).to_json(orient="split", index=False))
+        facts = json.dumps(about | {"slopes": found, "samples": samples}, default=float)
         (options.out / "soak.json").write_text(facts + "\n")
         (options.out / "table.md").write_text(f"{json.dumps(about)}\n\n{text}\n")
         draw(table, options.out / "soak.png")
