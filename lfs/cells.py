@@ -161,15 +161,9 @@ def prepare(root: RunStore, cells: Mapping[str, SearchConfig]) -> dict[str, RunS
 
 
 MACHINE = (
-    *SHARED_CLUSTER,
-    "storage",
-    "keep_generations",
-    "num_workers",
-    "cpus_per_worker",
-    "gpus_per_worker",
-    "address",
+    *SHARED_CLUSTER, "storage", "keep_generations", "num_workers", "cpus_per_worker", "gpus_per_worker", "address",
     "dashboard",
-)
+)  # fmt: skip
 """Settings that say where a cell is trained and kept, not what."""
 
 
