@@ -95,6 +95,7 @@ def old_run(store: RunStore, changes: dict[str, Any], view: View) -> SearchConfi
         UserError: the run is damaged, or its data is no longer what it was.
     """
     config = replace(store.load_config(), **changes)
+    store.refuse_links()
     with Presence(store, say=view.say):  # said before anything else, though it is only held later
         pass
     store.load_last()
