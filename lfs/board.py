@@ -25,7 +25,8 @@ def continued(store: RunStore, config: SearchConfig) -> tuple[Search, Weights | 
     search = Search(config, state)
     store.prune(search.state.generation - 1, config.keep_generations)
     untested: dict[str, float] | None = None if config.data.test.pairs or config.data.test.labels else {}
-    search.test_metrics = (store.load_result() or {}).get("test", untested)
+    tested = store.load_result() if search.trained else None  # else it is extended, and its test is to come
+    search.test_metrics = (tested or {}).get("test", untested)
     return search, base, store.summaries()
 
 

@@ -256,6 +256,8 @@ class ReliabilityConfig(SearchConfig):
         super().__post_init__()
         refuse_ranks(self)
         refuse_grid(self.grid)
+        keep = self.keep_generations
+        require(keep is None, "keep_generations must be none: models of several generations are judged", keep)
         further = [key for key in self.grid if "." in key]
         require(not further, "grid must be over a loss's own parameter; others are for lfs.compare", further)
         points = sum(len(values) for values in self.grid.values())

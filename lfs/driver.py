@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from lfs.board import pinned, started
 from lfs.config import SearchConfig
 from lfs.connect import joins, ray_cluster
+from lfs.data_digest import data_digest, refuse_other_data
 from lfs.generation import fixed_losses
 from lfs.locations import under
 from lfs.presence import Presence, controller_name, this_process
@@ -83,7 +84,7 @@ def new_run(config: SearchConfig, view: View) -> tuple[RunStore, SearchConfig]:
     store.require_absent()
     config = resolve(config, view)
     check(config, view)
-    store.create(config)
+    store.create(config, data_digest(config.data))
     return store, config
 
 
@@ -94,11 +95,13 @@ def old_run(store: RunStore, changes: dict[str, Any], view: View) -> SearchConfi
         UserError: the run is damaged, or its data is no longer what it was.
     """
     config = replace(store.load_config(), **changes)
+    store.refuse_links()
     with Presence(store, say=view.say):  # said before anything else, though it is only held later
         pass
     store.load_last()
     store.summaries()
     check(config, view)
+    refuse_other_data(store, config.data)
     return config
 
 

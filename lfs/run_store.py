@@ -16,6 +16,7 @@ from dataclasses import asdict
 from datetime import datetime
 from importlib.metadata import version
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -84,6 +85,16 @@ class RunStore(Generations):
     def next_session(self) -> str:
         """Folder of Tune's next experiment: one for each time that work was started here."""
         return next(name for name in map(session_name, count(1)) if not self.exists(name))
+
+    def refuse_links(self) -> None:
+        """Refuse a run directory from elsewhere that would have others write (Tune, logs, locks) out of it.
+
+        Raises:
+            UserError: something in it is a symbolic link that leads out of it.
+        """
+        for path in Path(self.path).iterdir() if "://" not in self.uri else ():
+            if path.is_symlink() and not path.resolve().is_relative_to(self.path):
+                raise UserError(f"{path} is a symbolic link out of its run; remove it, or put a folder in its place")
 
     # ---- writing
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from lfs.commands import FAILED, OK, run_command
 from lfs.config import SEARCH_ONLY, SearchConfig, refuse_ranks
 from lfs.options import Parser, add_flags, build, checked, overlay
+from lfs.resume import resumed
 from lfs.run_store import RunStore
-from lfs.search import resumed
 from lfs.view import View, default_name
 from search_space.config import LossConfig
 from search_space.errors import UserError
