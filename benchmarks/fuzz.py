@@ -6,8 +6,8 @@
 Every target runs in a process of its own, whose memory may grow by 2 GiB and in which a case may take 5 s of CPU
 time and 20 s in all: a crash of a library, an abort, a hang or a blow-up ends that process, the case that did it is
 kept, and the next process goes on behind it. A case must be read or refused with `UserError`; it may not start a
-program, unpickle or connect to anything. `atheris` (pip install -e '.[fuzz]') looks for cases that reach new code of this
-project; without it cases come from a seeded generator alone.
+program, unpickle or connect to anything. `atheris` (pip install -e '.[fuzz]') looks for cases that reach new code of
+this project; without it cases come from a seeded generator alone.
 """
 
 import argparse
