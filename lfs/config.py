@@ -9,6 +9,7 @@ from search_space.errors import require
 from trainers.config import DataConfig, RewardConfig, TrainerConfig, refuse_batch
 
 MODES = ("search", "random", "fixed")
+MAX_POPULATION = 100_000
 
 SHARED_CLUSTER = ("max_workers", "priority", "start_timeout_s")
 """Settings of a search among others; comparisons and single trainings do without them."""
@@ -108,7 +109,9 @@ class SearchConfig:
         require(self.start_timeout_s > 0, "start_timeout_s must be > 0", self.start_timeout_s)
         require(self.generations >= 1, "generations must be at least 1", self.generations)
         require(self.warmup_generations >= 0, "warmup_generations must be >= 0", self.warmup_generations)
-        require(self.population_size >= 0, "population_size must be >= 0", self.population_size)
+        good = 0 <= self.population_size <= MAX_POPULATION and self.population <= MAX_POPULATION
+        law = f"population_size, or num_workers in its place, must be in 0..{MAX_POPULATION}"
+        require(good, law, max(self.population, self.population_size))
         require(self.cpus_per_worker > 0, "cpus_per_worker must be > 0", self.cpus_per_worker)
         require(self.seed >= 0, "seed must be >= 0", self.seed)
         require(self.order >= 0, "order must be >= 0", self.order)

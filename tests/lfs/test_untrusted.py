@@ -13,6 +13,7 @@ from lfs.untrusted import read_table, read_yaml
 from tests.fuzz.runs import base_files
 
 LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{i + 1}: &a{i + 1} [*a{i}, *a{i}, *a{i}, *a{i}]\n" for i in range(40))
+CHAIN = "a0: &a0 [x]\n" + "".join(f"a{i + 1}: &a{i + 1} [*a{i}]\n" for i in range(5000))
 MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{i + 1}: &a{i + 1} {{<<: [*a{i}, *a{i}, *a{i}]}}\n" for i in range(40))
 
 
@@ -23,6 +24,10 @@ MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{i + 1}: &a{i + 1} {{<<: [*a{i}, *a{i},
         (LAUGHS, "stands for more than"),
         (MERGES, "stands for more than"),
         ("a: &a [*a]", "stands for more than"),
+        (CHAIN, "nested too deep"),
+        ("[" * 100_000, "nested too deep"),
+        ("- " * 100_000, "nested too deep"),
+        ("? " * 100_000, "nested too deep"),
         ("[" * 2000, "nested too deep"),
         ("[" * 70 + "]" * 70, "nested too deep"),
         ("a: 2024-99-99", "month must be in"),
