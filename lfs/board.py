@@ -22,6 +22,8 @@ def continued(store: RunStore, config: SearchConfig) -> tuple[Search, Weights | 
         UserError: a committed file is damaged, or the run that this one starts from cannot be used.
     """
     state, base = store.load_last() or started(config)
+    if state and len(state.policy.mean) != len(first_state(config).policy.mean):
+        raise UserError(f"{store.uri}: damaged: its last generation has the policy of another space than config.yaml")
     search = Search(config, state)
     store.prune(search.state.generation - 1, config.keep_generations)
     untested: dict[str, float] | None = None if config.data.test.pairs or config.data.test.labels else {}

@@ -9,6 +9,7 @@ from search_space.errors import require
 from trainers.config import DataConfig, RewardConfig, TrainerConfig, refuse_batch
 
 MODES = ("search", "random", "fixed")
+MAX_POPULATION = 100_000
 
 SHARED_CLUSTER = ("max_workers", "priority", "start_timeout_s")
 """Settings of a search among others."""
@@ -120,7 +121,9 @@ class SearchConfig:
         keep = self.keep_generations
         require(keep is None or keep >= 1, "keep_generations must be at least 1, or none to keep all", keep)
         require(self.warmup_generations >= 0, "warmup_generations must be >= 0", self.warmup_generations)
-        require(self.population_size >= 0, "population_size must be >= 0", self.population_size)
+        good = 0 <= self.population_size <= MAX_POPULATION and self.population <= MAX_POPULATION
+        law = f"population_size, or num_workers in its place, must be in 0..{MAX_POPULATION}"
+        require(good, law, max(self.population, self.population_size))
         factor = self.straggler_factor
         require(factor == 0 or 1 < factor < math.inf, "straggler_factor must be 0 or more than 1", factor)
         require(self.cpus_per_worker > 0, "cpus_per_worker must be > 0", self.cpus_per_worker)

@@ -2,10 +2,13 @@
 
 import argparse
 import contextlib
+import ipaddress
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from lfs.connect import joined
 from lfs.presence import PREFIX, controllers, where
@@ -31,9 +34,26 @@ def addresses(address: str, storage: str) -> dict[str, bool]:
     found = {named: True} if named else {}
     with contextlib.suppress(UserError):  # no such folder
         for store in find_runs(storage):
-            if facts := where(store):
-                found.setdefault(facts["address"], False)
+            announced = announced_by(store)
+            if is_here(announced):
+                found.setdefault(announced, False)
     return found or {local: False for local in [address_of_this_machine()] if local}
+
+
+def announced_by(store: RunStore) -> str:
+    """The cluster that a run says it is worked on in; empty: none."""
+    return str((where(store) or {}).get("address", ""))
+
+
+def is_here(address: str) -> bool:
+    """Whether a cluster is on this machine. A run directory may come from anybody, and whoever connects to a cluster
+    sends it Ray's token and unpickles what it answers: to others one goes only where the user says so.
+    """
+    host = address.rpartition(":")[0].strip("[]")
+    own = {entry.address for entries in psutil.net_if_addrs().values() for entry in entries}
+    with contextlib.suppress(ValueError):
+        return host in own or ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
 
 
 def address_of_this_machine() -> str:
@@ -77,8 +97,12 @@ def controller_of(search: str, address: str, storage: str) -> Iterator[Any]:
     if "/" in search or (Path(search) / "config.yaml").exists():
         store = RunStore(search)
         store.load_config()
-        facts, name, uri = where(store), store.name, store.uri
-        places = {facts["address"]: False} if facts else places
+        announced, name, uri = announced_by(store), store.name, store.uri
+        if is_here(announced) or announced in places:
+            places = {announced: False}
+        elif announced and not any(places.values()):
+            law = f"{store.uri} says that it is worked on in a Ray cluster of another machine, {announced}"
+            raise UserError(f"{law}; if you trust that cluster, name it with --address")
     for place, asked in places.items():
         with contextlib.ExitStack() as stack:
             try:

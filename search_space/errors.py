@@ -2,6 +2,7 @@
 
 import reprlib
 
+MAX_SHOWN = 200
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 4, 100, 100, 60
 
@@ -17,9 +18,10 @@ class UserError(ValueError):
 def shown(value: object) -> str:
     """`repr` for a message, in bounds: a value from outside may be a gigabyte long, or refer to itself."""
     try:
-        return _SHORT.repr(value)
+        text = _SHORT.repr(value)
     except (ValueError, RecursionError):  # more digits than Python converts
         return f"a huge {type(value).__name__}"
+    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
 
 
 def require(condition: bool, law: str, value: object) -> None:

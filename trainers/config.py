@@ -95,7 +95,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         require(16 <= self.input_size <= 448, "input_size must be in 16..448 pixels", self.input_size)
-        require(self.decode_threads >= 0, "decode_threads must be >= 0", self.decode_threads)
+        require(0 <= self.decode_threads <= 256, "decode_threads must be in 0..256", self.decode_threads)
         require(self.cache_bytes >= 0, "cache_bytes must be >= 0", self.cache_bytes)
         require(
             len(self.train) == len(self.train_list),
@@ -183,8 +183,8 @@ class TrainerConfig:
         require(0 < self.sample_rate <= 1, "sample_rate must be in (0, 1]", self.sample_rate)
         require(0 <= self.average <= 1, "average must be in [0, 1]", self.average)
         require(self.amp in ("auto", "off", "bf16", "fp16"), "amp must be one of auto, off, bf16, fp16", self.amp)
-        for name in ("embedding_dim", "batch_size", "num_threads"):
-            require(getattr(self, name) >= 1, f"{name} must be at least 1", getattr(self, name))
+        for name, most in (("embedding_dim", 2**16), ("batch_size", 2**20), ("num_threads", 2**12)):
+            require(1 <= getattr(self, name) <= most, f"{name} must be in 1..{most}", getattr(self, name))
         require(self.batch_size >= 2, "batch_size must be at least 2 (batch norm)", self.batch_size)
         require(0 < self.lr < math.inf, "lr must be > 0 and finite", self.lr)
         require(0 <= self.momentum < 1, "momentum must be in [0, 1)", self.momentum)
@@ -222,7 +222,7 @@ class RewardConfig:
         for setting in ("record", "test_metrics"):
             for name in getattr(self, setting):
                 Metric.parse(name, setting)
-        require(self.num_bootstrap >= 2, "num_bootstrap must be at least 2", self.num_bootstrap)
+        require(2 <= self.num_bootstrap <= 10**5, "num_bootstrap must be in 2..100000", self.num_bootstrap)
 
 
 def refuse_batch(batch_size: int, num_ranks: int) -> None:

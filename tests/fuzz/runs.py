@@ -39,13 +39,13 @@ NAMES = (
 
 @lru_cache(maxsize=1)
 def base_files() -> dict[str, bytes]:
-    """The files of a small finished run."""
+    """The files of a small run, three of its five generations behind it."""
     with tempfile.TemporaryDirectory() as folder:
         store = RunStore(f"{folder}/run")
-        settings = config(generations=3)
+        settings = config(generations=5)
         store.create(settings)
         made: list[GenerationRecord] = drive(Search(settings))
-        for record in made:
+        for record in made[:3]:
             store.commit(record, {"backbone.w": np.ones((2, 2), np.float32)})
         store.write_result({"generation": 2, "test": {"accuracy": 0.5, "all:tar@far=0.01": 0.2}, "num_images": 3})
         store.record_event("start", host="here", pid=1)
