@@ -437,6 +437,8 @@ def start_controller(run_uri: str, name: str) -> Any:
     here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
         ray.get_runtime_context().get_node_id(), soft=False
     )
-    options = {"name": name, "namespace": NAMESPACE, "num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
-    actor = ray.remote(Controller).options(**options, max_concurrency=MAX_CALLS, scheduling_strategy=here)
+    options: dict[str, Any] = {"name": name, "namespace": NAMESPACE, "max_concurrency": MAX_CALLS, "num_cpus": 0}
+    options |= {"max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
+    options["enable_task_events"] = False  # Ray's head would keep a record of each of its calls, up to 100,000
+    actor = ray.remote(Controller).options(**options)
     return actor.remote(run_uri)
