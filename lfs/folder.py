@@ -103,7 +103,7 @@ class Folder:
             StorageError: storage still refuses after `attempts` tries, or does not answer.
         """
         path = self.at(*parts)
-        self.retrying(lambda: self._put({path: [data]}))
+        self.retrying(lambda: self.files.together(lambda: self._put({path: [data]}), f"writing {path}"))
 
     def delete(self, *parts: str) -> None:
         """Remove a file; it may be gone already.
@@ -117,7 +117,7 @@ class Folder:
             if self.files.info(path):
                 self.files.delete_file(path)
 
-        self.retrying(delete)
+        self.retrying(lambda: self.files.together(delete, f"deleting {path}"))
 
     def remove(self) -> None:
         """Remove the folder with all that is in it."""
