@@ -2,6 +2,7 @@
 
     python -m benchmarks.commit                     # 200 MB, and MobileFaceNet with 10,000 classes and its momentum
     python -m benchmarks.commit --folder /mnt/nfs
+    chrt -r 5 python -m benchmarks.commit           # on a machine that others use: before their work, for seconds
 
 Both sides in turn, first one and then the other in front; the ratio is the median of the rounds. The plain side has the
 bytes ready in one piece and neither hashes them nor syncs the folder. What a commit adds: the layout of the checkpoint,
@@ -123,6 +124,7 @@ def main() -> None:
         figures = f"plain {result['plain_s']:.3f} s, commit {result['commit_s']:.3f} s, ratio {result['ratio']:.2f}"
         print(f"{name}: {result['megabytes']:.0f} MB, {figures} (at most {LIMIT} wanted for the first)")
     about = {"date": f"{date.today()}", "cores": os.cpu_count(), "machine": platform.processor()}
+    about |= {"scheduler": {0: "other", 1: "fifo", 2: "round robin"}.get(os.sched_getscheduler(0), "")}
     about |= {"python": platform.python_version(), "load_before": before, "load_after": os.getloadavg()[0]}
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "commit.json").write_text(json.dumps(about | {"cases": results}, indent=1) + "\n")

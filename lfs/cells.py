@@ -25,6 +25,7 @@ from lfs.folder import StorageError
 from lfs.generation import DivergedError
 from lfs.locations import under
 from lfs.outcomes import OUTCOME, CellOutcome, outcome_of, scores_file
+from lfs.patience import LIMIT_S
 from lfs.quiet import interrupts, quiet_logs
 from lfs.rank_actors import own_device
 from lfs.room import alive_nodes, fit_workers, growth_of_cluster
@@ -232,6 +233,7 @@ def run_trials(
         name=name, storage_path=root.uri, verbose=0, log_to_file=True, callbacks=[Listener(root.uri)],
         failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
         checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+        sync_config=tune.SyncConfig(sync_timeout=int(LIMIT_S)),
     )  # fmt: skip
     settings = tune.TuneConfig(
         max_concurrent_trials=config.num_workers, reuse_actors=True,

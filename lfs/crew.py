@@ -9,6 +9,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from lfs.config import SearchConfig
+from lfs.patience import LIMIT_S
 from lfs.room import rank_needs
 from lfs.run_store import RunStore
 from lfs.trainable import LEAVES, Trainer, trainer_label
@@ -142,7 +143,8 @@ def tune_trials(store: RunStore, config: SearchConfig, gpus: float, controller: 
         name=store.next_session(), storage_path=store.uri, verbose=0, stop=WhenOver(controller), log_to_file=True,
         failure_config=tune.FailureConfig(max_failures=-1), callbacks=[Deaths(controller), CandidatesCSV()],
         checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-        sync_config=tune.SyncConfig(sync_artifacts=True),  # what trainers print, from wherever they run
+        # What trainers print, from wherever they run. Storage that hangs ends Tune as it does everything else.
+        sync_config=tune.SyncConfig(sync_artifacts=True, sync_timeout=int(LIMIT_S)),
     )  # fmt: skip
     settings = tune.TuneConfig(
         search_alg=Crew(controller), scheduler=Shifts(controller), num_samples=-1,

@@ -121,13 +121,9 @@ class LocalFiles:
 
     def list(self, path: str, *, deep: bool = False) -> list[Entry]:
         """See `Files`."""
-        try:
-            found = [_entry(item) for item in os.scandir(path)]
-        except (FileNotFoundError, NotADirectoryError):
-            return []
+        found = _scan(path)
         for folder in [entry for entry in found if entry.is_folder] if deep else ():
-            for item in os.scandir(os.path.join(path, folder.name)):
-                found.append(_entry(item, f"{folder.name}/"))
+            found += _scan(os.path.join(path, folder.name), f"{folder.name}/")
         return found
 
     def delete_file(self, path: str) -> None:
@@ -147,8 +143,20 @@ class LocalFiles:
             raise OSError(errno.ELOOP, f"a symbolic link leads out of {self.root}", path)
 
 
-def _entry(item: "os.DirEntry[str]", before: str = "") -> Entry:
-    return Entry(name=before + item.name, is_folder=item.is_dir(), changed=item.stat(follow_symlinks=False).st_mtime)
+def _scan(path: str, before: str = "") -> list[Entry]:
+    """What is in a folder, whose files may come and go meanwhile."""
+    try:
+        return [_entry(item, before) for item in os.scandir(path)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _entry(item: "os.DirEntry[str]", before: str) -> Entry:
+    try:
+        changed = item.stat(follow_symlinks=False).st_mtime
+    except FileNotFoundError:
+        changed = 0.0
+    return Entry(name=before + item.name, is_folder=item.is_dir(), changed=changed)
 
 
 class ArrowFiles:

@@ -75,8 +75,9 @@ def refuse_root(root: str, config: SearchConfig) -> None:
 
 def refuse_differences(store: RunStore, config: SearchConfig, given: SearchConfig) -> None:
     """Raise `UserError` if a setting differs that must not; the message has all that differ."""
-    changed = [name for name, _, _ in leaves(SearchConfig) if _value(given, name) != _value(config, name)]
-    allowed = {*PLACE, *DATA_PATHS, *MAY_CHANGE_ON_RESUME}
+    names = [name for name, _, _ in leaves(SearchConfig) if name not in PLACE]
+    changed = [name for name in names if _value(given, name) != _value(config, name)]
+    allowed = {*DATA_PATHS, *MAY_CHANGE_ON_RESUME}
     fixed = [name for name in changed if name not in allowed]
     if not fixed:
         return

@@ -2,9 +2,11 @@
 
 import errno
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from lfs.generation import Search
 from lfs.locations import under
 from lfs.messages import GenerationRecord
 from lfs.run_store import RunStore, find_runs
+from lfs.train import replayed
 from lfs.view import View
 from search_space.errors import UserError
 from tests.fault.disk import Disk
@@ -136,6 +139,21 @@ def test_old_weights_are_deleted_and_all_else_stays(store: RunStore, records: li
     assert store.committed() == [0, 1, 2, 3]
     assert store.summaries() == [r.summary for r in records[:4]]
     assert [store.load_candidates(g)["reward"].tolist() for g in range(3)] == rewards
+    assert len(replayed(store, "", {}).schedule) == 4
+
+
+def test_whoever_looks_on_is_not_disturbed_by_files_that_go(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    draft = Path(store.path) / "generations" / "000002" / "state.json.0123abcd.tmp"
+    draft.write_text("half")
+    scandir = os.scandir
+
+    def slow(path: str) -> list[Any]:
+        found = list(scandir(path))
+        draft.unlink(missing_ok=True)
+        return found
+
+    monkeypatch.setattr(os, "scandir", slow)
+    assert store.committed() == [0, 1, 2]
 
 
 def test_weights_that_cannot_be_deleted_are_deleted_the_next_time(
