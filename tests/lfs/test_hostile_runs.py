@@ -57,6 +57,8 @@ def with_policy(dim: int) -> Change:
         (STATE, with_policy(3), "the policy of another space"),
         (STATE, lambda v: v["summary"].update(best_reward="x"), "best_reward"),
         (STATE, lambda v: v["summary"].update(best_reward=10**400), "best_reward"),
+        (STATE, lambda v: v["summary"].update(candidates=10**400), "candidates"),
+        (STATE, lambda v: v["summary"].update(extra=10**400), "cannot be written"),
         (STATE, lambda v: v["summary"].update(policy_mean=[]), "one value for each"),
         (STATE, lambda v: v["summary"].update(winner_loss={"loss": "am", "margin": {}}), "stored loss am"),
         (STATE, lambda v: v["summary"].update(winner_loss=nested(100)), "nested too deep"),
