@@ -96,8 +96,8 @@ class TimedController(Controller):
 
         return opening
 
-    async def lease(self, trainer: str, incarnation: str, actor: Any) -> Any:
-        lease = await super().lease(trainer, incarnation, actor)
+    async def lease(self, trainer: str, incarnation: str, actor: Any, node: str = "") -> Any:
+        lease = await super().lease(trainer, incarnation, actor, node)
         if lease.kind == "train":
             self.marks[lease.generation]["cpu at last lease"] = time.process_time()
         return lease

@@ -85,7 +85,7 @@ class Fleet:
     async def flood(self, num: int) -> float:
         """Send `num` messages of progress at once; seconds until all are answered."""
         began = time.perf_counter()
-        await asyncio.gather(*(self.controller.progress.remote("nobody", 1, 2, 3.0) for _ in range(num)))
+        await asyncio.gather(*(self.controller.progress.remote("nobody", 0, 0, 1, 2, 3.0) for _ in range(num)))
         return time.perf_counter() - began
 
     async def _trainer(self, number: int) -> None:
@@ -101,7 +101,7 @@ class Fleet:
                 continue
             self.leases.append((lease.generation, asked, time.monotonic()))
             until = await self._until(lease, chance)
-            await self._hold(number, until - PUT_S * chance.random(), lease.progress_s)
+            await self._hold(number, until - PUT_S * chance.random(), lease)
             weights = ray.put(self.weights)
             await asyncio.sleep(until - time.monotonic())
             report = made_report(lease, name, chance, self.load.num_replicates)
@@ -119,14 +119,14 @@ class Fleet:
             self.due[lease.generation] = asyncio.ensure_future(self.controller.opened_at.remote())
         return await self.due[lease.generation] + load.hold_s
 
-    async def _hold(self, number: int, until: float, progress_s: float) -> None:
+    async def _hold(self, number: int, until: float, lease: Lease) -> None:
         """Until the candidate is trained, with messages of progress as a trainer sends them."""
-        due = time.monotonic() + progress_s * (1 - phase(number))
+        due = time.monotonic() + lease.progress_s * (1 - phase(number))
         while (now := time.monotonic()) < until:
             await asyncio.sleep(min(due, until) - now)
             if due < until:
-                self.controller.progress.remote(name_of(number), 1, 2, 100.0)
-                due += progress_s
+                self.controller.progress.remote(name_of(number), lease.generation, lease.index, 1, 2, 100.0)
+                due += lease.progress_s
 
 
 def name_of(number: int) -> str:

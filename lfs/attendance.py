@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from ray.exceptions import RayError
@@ -25,6 +25,7 @@ class Attendance:
     def __init__(self, left: Callable[[str], None]) -> None:
         self._left = left
         self._watchers: dict[str, tuple[str, asyncio.Task[None]]] = {}
+        self._nodes: dict[str, str] = {}
         self._broken: Counter[str] = Counter()
         self._heard_of: set[str] = set()
         self.gave_up: set[str] = set()
@@ -40,7 +41,11 @@ class Attendance:
         """Whether a trainer is at work, as this very process."""
         return trainer in self._watchers and self._watchers[trainer][0] == incarnation
 
-    def join(self, trainer: str, incarnation: str, actor: Any) -> None:
+    def on(self, nodes: Collection[str]) -> list[str]:
+        """Trainers at work on some nodes."""
+        return [trainer for trainer in self._watchers if self._nodes[trainer] in nodes]
+
+    def join(self, trainer: str, incarnation: str, actor: Any, node: str = "") -> None:
         """A trainer asks for work; a new process under its name is watched in the place of the old one."""
         if self.has(trainer, incarnation):
             return
@@ -49,6 +54,7 @@ class Attendance:
         if trainer in self._watchers:
             self.dismiss(trainer)
             self._left(trainer)
+        self._nodes[trainer] = node
         self._watchers[trainer] = (incarnation, asyncio.create_task(self._watch(trainer, actor)))
 
     def dismiss(self, trainer: str) -> None:

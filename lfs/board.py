@@ -25,8 +25,10 @@ def continued(store: RunStore, config: SearchConfig) -> tuple[Search, Weights | 
     if state and len(state.policy.mean) != len(first_state(config).policy.mean):
         raise UserError(f"{store.uri}: damaged: its last generation has the policy of another space than config.yaml")
     search = Search(config, state)
+    store.prune(search.state.generation - 1, config.keep_generations)
     untested: dict[str, float] | None = None if config.data.test.pairs or config.data.test.labels else {}
-    search.test_metrics = (store.load_result() or {}).get("test", untested)
+    tested = store.load_result() if search.trained else None  # else it is extended, and its test is to come
+    search.test_metrics = (tested or {}).get("test", untested)
     return search, base, store.summaries()
 
 
@@ -84,6 +86,12 @@ def pinned(text: str) -> str:
     return f"{source.uri}@{last if number is None else number}"
 
 
+def filled_in(status: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
+    """A status whose summaries are those since an earlier one, with all of them: a view looks every second, and a long
+    search has thousands."""
+    return status | {"summaries": known["summaries"] + status["summaries"]}
+
+
 class Board:
     """Progress and times of a running search, for whoever watches; nothing here decides anything."""
 
@@ -106,12 +114,13 @@ class Board:
         record.summary["images_per_s"] = sum(row["num_images"] for row in record.rows) / took_s
         self.summaries.append(record.summary)
 
-    def status(self, *, trainers: int, settled: bool) -> dict[str, Any]:
+    def status(self, *, trainers: int, settled: bool, since: int = 0) -> dict[str, Any]:
         """Everything a view shows.
 
         Args:
             trainers: how many are at work.
             settled: no close and no commit is under way.
+            since: summaries that whoever asks has already; they are left out (see `filled_in`).
         """
         search, config = self.search, self.search.config
         return {
@@ -125,7 +134,7 @@ class Board:
             "trainers": trainers,
             "images_per_s": sum(p["images_per_s"] for p in self.progress.values()),
             "eta_s": self._eta_s(trainers),
-            "summaries": self.summaries,
+            "summaries": self.summaries[since:],
             "best": max((s["best_reward"] for s in self.summaries), default=None),
             "test": search.test_metrics,
             "num_images": search.state.num_images,
@@ -143,14 +152,15 @@ class Board:
             self._described = self.search.state.generation, shown
         reports, runners = self.search.reports, {i: trainer for trainer, i in self.search.running.items()}
         return [
-            {"index": i, **loss, **self._where(reports.get(i), runners.get(i))}
+            {"index": i, **loss, **self._where(reports.get(i), runners.get(i), i in self.search.dropped)}
             for i, loss in enumerate(self._described[1])
         ]
 
-    def _where(self, report: Report | None, runner: str | None) -> dict[str, Any]:
+    def _where(self, report: Report | None, runner: str | None, dropped: bool) -> dict[str, Any]:
         """How far a candidate is, who has it, and what came of it."""
         done = self.progress.get(runner or "", {})
         state = "diverged" if report and report.diverged else "done" if report else "running" if runner else "queued"
+        state = "dropped" if dropped else state
         return {
             "state": state, "trainer": report.trainer if report else runner,
             "reward": report.reward if report else None, "reward_se": report.reward_se if report else None,

@@ -19,15 +19,16 @@ import ray
 from ray import tune
 
 from lfs.cells_view import CellsView
-from lfs.config import SHARED_CLUSTER, SearchConfig
+from lfs.config import SEARCH_ONLY, SearchConfig
 from lfs.connect import ray_cluster
+from lfs.folder import StorageError
 from lfs.generation import DivergedError
 from lfs.locations import under
 from lfs.outcomes import OUTCOME, CellOutcome, outcome_of, scores_file
 from lfs.quiet import interrupts, quiet_logs
 from lfs.rank_actors import own_device
 from lfs.room import alive_nodes, fit_workers, growth_of_cluster
-from lfs.run_store import RunStore, StorageError, session_name
+from lfs.run_store import RunStore, session_name
 from lfs.serial import SerialRun
 from lfs.view import View
 from search_space.errors import UserError
@@ -159,7 +160,10 @@ def prepare(root: RunStore, cells: Mapping[str, SearchConfig]) -> dict[str, RunS
     return stores
 
 
-MACHINE = (*SHARED_CLUSTER, "storage", "num_workers", "cpus_per_worker", "gpus_per_worker", "address", "dashboard")
+MACHINE = (
+    *SEARCH_ONLY, "storage", "keep_generations", "num_workers", "cpus_per_worker", "gpus_per_worker", "address",
+    "dashboard",
+)  # fmt: skip
 """Settings that say where a cell is trained and kept, not what."""
 
 
@@ -200,7 +204,7 @@ def train_cells(
             run_trials(root, config, room.gpus, todo, shown, scores)
     except UserError:
         if new and not root.exists(session_name(1)):
-            root.fs.delete_dir(root.path)
+            root.remove()
         raise
     return all(complete(store, scores) for store in todo.values())
 
@@ -276,5 +280,4 @@ def stopping(root: RunStore, view: CellsView) -> Iterator[None]:
 
 def clear(root: RunStore) -> None:
     """Take the stop sign away."""
-    if root.exists(STOP):
-        root.fs.delete_file(f"{root.path}/{STOP}")
+    root.delete(STOP)

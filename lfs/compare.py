@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from lfs.commands import FAILED, OK, run_command
-from lfs.config import SEED_STEP, SHARED_CLUSTER, AMLFSConfig, CompareConfig, SearchConfig
+from lfs.config import SEARCH_ONLY, SEED_STEP, AMLFSConfig, CompareConfig, SearchConfig
 from lfs.locations import under
 from lfs.options import Parser, add_flags, build
 from lfs.outcomes import outcome_of
@@ -162,7 +162,7 @@ def parser() -> Parser:
     )
     made.add_argument("--config", metavar="RECIPE", default="", help="YAML file, or a name in configs/ [builtin]")
     made.add_argument("--resume", metavar="COMPARISON", default="", help="folder of a comparison to go on with")
-    add_flags(made, CompareConfig, but=("loss", "schedule", "mode", "seed", *SHARED_CLUSTER))
+    add_flags(made, CompareConfig, but=("loss", "schedule", "mode", "seed", *SEARCH_ONLY))
     return made
 
 

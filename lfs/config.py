@@ -12,9 +12,12 @@ MODES = ("search", "random", "fixed")
 MAX_POPULATION = 100_000
 
 SHARED_CLUSTER = ("max_workers", "priority", "start_timeout_s")
-"""Settings of a search among others; comparisons and single trainings do without them."""
+"""Settings of a search among others."""
 
-MAY_CHANGE_ON_RESUME = ("num_workers", *SHARED_CLUSTER, "address", "generations", "dashboard")
+SEARCH_ONLY = (*SHARED_CLUSTER, "straggler_factor")
+"""Settings that comparisons and single trainings do without."""
+
+MAY_CHANGE_ON_RESUME = ("num_workers", *SHARED_CLUSTER, "address", "generations", "keep_generations", "dashboard")
 """Fields that a resumed search may be given anew: none of them changes what a generation computes."""
 
 
@@ -45,6 +48,9 @@ class SearchConfig:
     generations: int = 8
     """Generations in all, warm-up included."""
 
+    keep_generations: int | None = None
+    """Generations whose weights are kept, the last ones; results, policies and losses of all others stay. None: all."""
+
     warmup_generations: int = 1
     """Generations at the start that train one candidate with the space's warm-up loss."""
 
@@ -62,6 +68,10 @@ class SearchConfig:
 
     start_timeout_s: float = 900.0
     """Seconds to wait for room for a first trainer, on a cluster that may grow."""
+
+    straggler_factor: float = 0.0
+    """Close a generation without a candidate that takes so many times the median of the generation; 0: wait for all.
+    What comes out then depends on how fast trainers are: the record says which candidates were dropped."""
 
     cpus_per_worker: float = 1.0
     """CPUs that one trainer reserves; its torch threads too, when more than `trainer.num_threads`."""
@@ -108,10 +118,14 @@ class SearchConfig:
         require(self.max_workers >= 0, "max_workers must be >= 0", self.max_workers)
         require(self.start_timeout_s > 0, "start_timeout_s must be > 0", self.start_timeout_s)
         require(self.generations >= 1, "generations must be at least 1", self.generations)
+        keep = self.keep_generations
+        require(keep is None or keep >= 1, "keep_generations must be at least 1, or none to keep all", keep)
         require(self.warmup_generations >= 0, "warmup_generations must be >= 0", self.warmup_generations)
         good = 0 <= self.population_size <= MAX_POPULATION and self.population <= MAX_POPULATION
         law = f"population_size, or num_workers in its place, must be in 0..{MAX_POPULATION}"
         require(good, law, max(self.population, self.population_size))
+        factor = self.straggler_factor
+        require(factor == 0 or 1 < factor < math.inf, "straggler_factor must be 0 or more than 1", factor)
         require(self.cpus_per_worker > 0, "cpus_per_worker must be > 0", self.cpus_per_worker)
         require(self.seed >= 0, "seed must be >= 0", self.seed)
         require(self.order >= 0, "order must be >= 0", self.order)
@@ -127,7 +141,7 @@ class SearchConfig:
         fair = gpus in (None, 0, self.num_ranks) or (self.num_ranks == 1 and gpus <= 1)
         require(fair, f"gpus_per_worker must be 0, or 1 for each of ranks_per_worker ({self.num_ranks})", gpus)
         refuse_batch(self.trainer.batch_size, self.num_ranks)
-        plain = not any(c in self.name for c in "/\\\0") and self.name not in (".", "..")
+        plain = self.name.isprintable() and not set("/\\") & set(self.name) and self.name not in (".", "..")
         require(plain, "name must be a plain folder name", self.name)
 
     @property
@@ -245,6 +259,8 @@ class ReliabilityConfig(SearchConfig):
         super().__post_init__()
         refuse_ranks(self)
         refuse_grid(self.grid)
+        keep = self.keep_generations
+        require(keep is None, "keep_generations must be none: models of several generations are judged", keep)
         further = [key for key in self.grid if "." in key]
         require(not further, "grid must be over a loss's own parameter; others are for lfs.compare", further)
         points = sum(len(values) for values in self.grid.values())

@@ -7,6 +7,8 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
+
 from lfs.config import SearchConfig
 from search_space.errors import UserError
 
@@ -35,16 +37,21 @@ QUIET = {"log_to_driver": False, "logging_level": "ERROR", "namespace": NAMESPAC
 
 @contextlib.contextmanager
 def started(*, dashboard: bool) -> Iterator[None]:
-    """A cluster of this machine alone, which ends with the block."""
-    import ray
+    """A cluster of this machine alone, all of whose ports are on loopback, which ends with the block.
 
-    # "local", since without an address Ray would join whatever cluster was last started on this machine.
-    with cannot_be_reached("this machine", "see ~/.ray"):
-        ray.init("local", include_dashboard=dashboard, dashboard_host="127.0.0.1", **QUIET)
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    Raises:
+        UserError: Ray does not start.
+    """
+    with loopback():
+        import ray
+
+        # "local", since without an address Ray would join whatever cluster was last started on this machine.
+        with cannot_be_reached("this machine", "see ~/.ray"):
+            ray.init("local", include_dashboard=dashboard, dashboard_host="127.0.0.1", **QUIET)
+        try:
+            yield
+        finally:
+            ray.shutdown()
 
 
 @contextlib.contextmanager
@@ -55,15 +62,51 @@ def joined(address: str) -> Iterator[None]:
         UserError: it does not answer, or does not accept this process.
     """
     prepare_to_join(address)
-    import ray
+    with loopback() if is_on_loopback(address) else contextlib.nullcontext():
+        import ray
 
-    hint = "is it running, and is its token in ~/.ray/auth_token or RAY_AUTH_TOKEN?"
-    with cannot_be_reached(address, hint), silent_stderr():  # Ray's C++ side repeats there what the exception says
-        ray.init(address=address, **QUIET)
+        hint = "is it running, and is its token in ~/.ray/auth_token or RAY_AUTH_TOKEN?"
+        with cannot_be_reached(address, hint), silent_stderr():  # Ray's C++ side repeats there what the exception says
+            ray.init(address=address, **QUIET)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""The one setting of Ray that lets a node's address be loopback: "0" on any system. Else Ray takes the address that
+other hosts know, whatever address it is told, and listens on all of them."""
+
+
+@contextlib.contextmanager
+def loopback() -> Iterator[None]:
+    """Ray's processes, this one among them, go by loopback in this block."""
+    from ray._private import ray_constants
+
+    before, enabled = os.environ.get(LOOPBACK), ray_constants.ENABLE_RAY_CLUSTER
+    os.environ[LOOPBACK], ray_constants.ENABLE_RAY_CLUSTER = "0", False
     try:
         yield
     finally:
-        ray.shutdown()
+        ray_constants.ENABLE_RAY_CLUSTER = enabled
+        if before is None:
+            del os.environ[LOOPBACK]
+        else:
+            os.environ[LOOPBACK] = before
+
+
+def is_on_loopback(address: str) -> bool:
+    """Whether the cluster at an address listens on loopback alone, as those do that this project starts."""
+    host, _, port = address.rpartition(":")
+    if host != "127.0.0.1":
+        return False
+    try:
+        sockets = psutil.net_connections("tcp")
+    except psutil.AccessDenied:  # macOS, where Ray's nodes go by loopback anyway
+        return False
+    at = {c.laddr[0] for c in sockets if c.status == psutil.CONN_LISTEN and c.laddr and str(c.laddr[1]) == port}
+    return bool(at) and at <= {"127.0.0.1", "::ffff:127.0.0.1"}
 
 
 @contextlib.contextmanager

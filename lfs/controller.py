@@ -13,6 +13,7 @@ import contextlib
 import gc
 import logging
 import time
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -27,6 +28,7 @@ from lfs.connect import NAMESPACE
 from lfs.messages import GenerationRecord, Lease, Report
 from lfs.run_store import RunStore
 from lfs.shares import Claim
+from lfs.stragglers import Stragglers
 from search_space.errors import UserError
 
 POLL_S = 10.0
@@ -35,6 +37,8 @@ PROGRESS_PER_S = 100.0
 """Messages of progress that all trainers together may send: the more they are, the rarer each does."""
 FETCH_S = 600.0
 """A winner's weights that take longer than this to fetch count as lost."""
+OVERTIME_S = 1.0
+"""Between two looks for candidates that take too long."""
 FOLLOWS_S = 5.0
 """Whoever asked for the status so long ago is no longer there."""
 ACTIONS = {
@@ -68,12 +72,17 @@ class Controller:
         self._closing: asyncio.Task[None] | None = None
         self._commit: asyncio.Task[None] | None = None
         self.attendance = Attendance(self._left)
+        self.stragglers = Stragglers(config.straggler_factor)
+        self._overtime: asyncio.Task[None] | None = None
+        self._draining: frozenset[str] = frozenset()
         self._followers: dict[str, float] = {}
         self._claim: Claim | None = None
         self._held: Any = None
         self._came = False
         self._allowed = config.most_workers
-        self._paused = paused(self.store)
+        self._paused = False
+        for action in standing(self.store, search.state.generation):
+            self._obey(action)
         self._versions = look.versions()
         leave_garbage()
 
@@ -88,21 +97,21 @@ class Controller:
         """What a trainer must have installed."""
         return self._versions
 
-    async def lease(self, trainer: str, incarnation: str, actor: Any) -> Lease:
+    async def lease(self, trainer: str, incarnation: str, actor: Any, node: str = "") -> Lease:
         """Work for a trainer; a base handle comes wrapped in a list so that Ray passes it on unfetched.
 
-        A trainer without work of which there is one too many is told to leave.
+        A trainer without work is told to leave if there is one too many, or if its node is to go.
         """
-        self.attendance.join(trainer, incarnation, actor)
+        self.attendance.join(trainer, incarnation, actor, node)
         until = time.monotonic() + POLL_S
         while self.attendance.has(trainer, incarnation):  # else it died waiting: no work for the dead
-            if self._too_many(trainer):
+            if self._is_to_leave(trainer):
                 if await self._secured(trainer):
                     continue
                 self.attendance.dismiss(trainer)
                 self._notify()
                 return Lease(kind="leave")
-            lease = self.search.lease(trainer)
+            lease = self._handed_out(trainer)
             left = until - time.monotonic()
             if lease.kind == "stop":
                 await self._finish_commit()  # trainers that stop end the driver, and with it this process
@@ -138,10 +147,13 @@ class Controller:
         if not self.search.over:
             self._fail_without_trainers(self.attendance.died(trainer, message), message)
 
-    async def progress(self, trainer: str, done: int, total: int, images_per_s: float) -> None:
-        """How far a trainer is with its candidate; only for the view."""
-        if trainer in self.search.running:
+    async def progress(
+        self, trainer: str, generation: int, index: int, done: int, total: int, images_per_s: float
+    ) -> bool:
+        """How far a trainer is with its candidate; whether that is still of use to anybody."""
+        if self.search.running.get(trainer) == index:
             self.board.progress[trainer] = {"done": done, "total": total, "images_per_s": images_per_s}
+        return self.search.wants(generation, index)
 
     async def tested(self, metrics: dict[str, float]) -> None:
         """The final model's test scores."""
@@ -175,11 +187,22 @@ class Controller:
         if changed:
             self._notify()
 
+    async def drain(self, nodes: Collection[str]) -> None:
+        """Nodes that are announced to go, all of them: others get the candidates of their trainers now.
+
+        Who is faster counts; the outcome is the same.
+        """
+        new, self._draining = set(nodes) - self._draining, frozenset(nodes)
+        for trainer in self.attendance.on(new):
+            if self.search.hand_back(trainer):
+                logger.warning("%s is on a node that is to go; its candidate goes back to the queue", trainer)
+            await self._secured(trainer)
+        if new:
+            self._notify()
+
     async def stop(self) -> None:
         """Stop cleanly after the running generation."""
-        self.search.stop_requested = True
-        if self._paused:  # nobody will finish it
-            self.search.stop_now()
+        self._obey("stop")
         self._notify()
 
     async def act(self, action: str, by: str, generations: int = 0) -> str:
@@ -199,21 +222,16 @@ class Controller:
             await asyncio.to_thread(self.store.write_config, self.search.config)
             facts["generations"] = generations
         await asyncio.to_thread(lambda: self.store.record_event(action, **facts))
-        if action in ("pause", "resume"):
-            self._paused = action == "pause"
-            self.search.stop_requested = self.search.stop_requested and self._paused  # a resume takes a stop back
-        elif action == "stop":
-            await self.stop()
-        elif action == "stop-now":
-            self.search.stop_now()
+        self._obey(action)
         self._notify()
         return ACTIONS[action]
 
-    async def status(self, follower: str = "") -> dict[str, Any]:
+    async def status(self, follower: str = "", since: int = 0) -> dict[str, Any]:
         """Everything a view shows.
 
         Args:
             follower: who asks, if it is not the driver: the driver does not leave before followers have seen the end.
+            since: summaries that whoever asks has already.
         """
         if follower:
             self._followers[follower] = time.monotonic()
@@ -221,12 +239,23 @@ class Controller:
         settled = committed and not self._is_closing
         recent = [at for at in self._followers.values() if time.monotonic() - at < FOLLOWS_S]
         own = {
-            "state": self._state(), "wanted": self._wanted(), "notes": self.attendance.notes, "run": self.store.uri,
-            "followed": bool(recent), "came": self._came,
+            "state": self._state(), "wanted": self._wanted() + len(self._going), "notes": self.attendance.notes,
+            "run": self.store.uri, "followed": bool(recent), "came": self._came,
         }  # fmt: skip
-        return self.board.status(trainers=len(self.attendance), settled=settled) | own
+        return self.board.status(trainers=len(self.attendance), settled=settled, since=since) | own
 
     # ---- inside
+
+    def _obey(self, action: str) -> None:
+        """What a user's action changes here."""
+        search = self.search
+        if action in ("pause", "resume"):
+            self._paused = action == "pause"
+            search.stop_requested = search.stop_requested and self._paused  # a resume takes a stop back
+        elif action == "stop-now" or (action == "stop" and self._paused):  # paused, nobody will finish the generation
+            search.stop_now()
+        elif action == "stop":
+            search.stop_requested = True
 
     def _state(self) -> str:
         """In one word."""
@@ -251,10 +280,33 @@ class Controller:
         """Trainers that this search is to have now."""
         return min(self._allowed, self._most())
 
-    def _too_many(self, trainer: str) -> bool:
+    @property
+    def _going(self) -> list[str]:
+        """Trainers that are still at work on nodes that are to go: others may take their place already."""
+        return self.attendance.on(self._draining) if self._draining else []
+
+    def _is_to_leave(self, trainer: str) -> bool:
         """Whether a trainer that asks for work is to go. One that holds a candidate asks again for that."""
-        idle = not self.search.holds(trainer) and not self.search.over
-        return idle and len(self.attendance) > self._wanted()
+        if self.search.holds(trainer) or self.search.over:
+            return False
+        return trainer in self._going or len(self.attendance) - len(self._going) > self._wanted()
+
+    def _handed_out(self, trainer: str) -> Lease:
+        """Work for a trainer, whose time is taken."""
+        lease = self.search.lease(trainer)
+        if lease.kind == "train" and self.stragglers.factor:
+            self.stragglers.leased(trainer, lease.generation, lease.index)
+            self._overtime = self._overtime or asyncio.create_task(self._drop_stragglers())
+        return lease
+
+    async def _drop_stragglers(self) -> None:
+        """Look now and then whether the generation is to go on without some of its candidates."""
+        while not self.search.over:
+            await asyncio.sleep(OVERTIME_S)
+            for index, reason in self.stragglers.overdue(self.search).items():
+                if self.search.drop(index, reason):
+                    logger.warning("candidate %d of generation %d %s", index, self.search.state.generation + 1, reason)
+            self._close_if_ready()
 
     async def _secured(self, trainer: str) -> bool:
         """Before a trainer goes: hold the best weights so far under this process, if they are its own.
@@ -338,17 +390,31 @@ class Controller:
     async def _commit_behind(self, record: GenerationRecord, weights: Any) -> None:
         try:
             await asyncio.to_thread(self.store.commit, record, weights)
+            await asyncio.to_thread(self.store.prune, record.generation, self.search.config.keep_generations)
         except Exception as error:
             logger.exception("committing generation %d", record.generation)
             self.search.fail(f"storage failed, the last committed generation is intact: {error}")
             self._notify()
 
 
-def paused(store: RunStore) -> bool:
-    """Whether a search is paused: the last start, pause or resume of its run says so."""
-    actions = [event.get("action") for event in store.retrying(store.events)]
-    last = next((action for action in reversed(actions) if action in ("start", "pause", "resume")), "start")
-    return last == "pause"
+def standing(store: RunStore, generation: int) -> list[str]:
+    """What users have done to a search since its last start, in order; an extension takes back a stop before it.
+
+    Args:
+        generation: the next one to run, from 0; a stop after an earlier one has had its effect.
+    """
+    found: list[str] = []
+    for event in store.retrying(store.events):
+        action = str(event.get("action"))
+        if action == "start":
+            found = []
+        elif action == "extend":
+            found = [other for other in found if other not in ("stop", "stop-now")]
+        elif action == "stop" and int(event.get("generation", 0)) <= generation:
+            found.append("stop-now")
+        else:
+            found.append(action)
+    return found
 
 
 def leave_garbage() -> None:
@@ -371,6 +437,8 @@ def start_controller(run_uri: str, name: str) -> Any:
     here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
         ray.get_runtime_context().get_node_id(), soft=False
     )
-    options = {"name": name, "namespace": NAMESPACE, "num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
-    actor = ray.remote(Controller).options(**options, max_concurrency=MAX_CALLS, scheduling_strategy=here)
+    options: dict[str, Any] = {"name": name, "namespace": NAMESPACE, "max_concurrency": MAX_CALLS, "num_cpus": 0}
+    options |= {"max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
+    options["enable_task_events"] = False  # Ray's head would keep a record of each of its calls, up to 100,000
+    actor = ray.remote(Controller).options(**options)
     return actor.remote(run_uri)

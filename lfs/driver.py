@@ -9,10 +9,11 @@ from typing import Any, TypeVar
 from lfs.board import pinned, started
 from lfs.config import SearchConfig
 from lfs.connect import joins, ray_cluster
+from lfs.data_digest import data_digest, refuse_other_data
 from lfs.generation import fixed_losses
 from lfs.locations import under
 from lfs.presence import Presence, controller_name, this_process
-from lfs.quiet import interrupts, quiet_logs
+from lfs.quiet import interrupts, leave, quiet_logs
 from lfs.room import Room, alive_nodes, fit_workers, growth_of_cluster, rank_needs, said
 from lfs.run_store import RunStore
 from lfs.view import View
@@ -83,7 +84,7 @@ def new_run(config: SearchConfig, view: View) -> tuple[RunStore, SearchConfig]:
     store.require_absent()
     config = resolve(config, view)
     check(config, view)
-    store.create(config)
+    store.create(config, data_digest(config.data))
     return store, config
 
 
@@ -94,11 +95,13 @@ def old_run(store: RunStore, changes: dict[str, Any], view: View) -> SearchConfi
         UserError: the run is damaged, or its data is no longer what it was.
     """
     config = replace(store.load_config(), **changes)
-    with Presence(store):  # said before anything else, though it is only held later
+    store.refuse_links()
+    with Presence(store, say=view.say):  # said before anything else, though it is only held later
         pass
     store.load_last()
     store.summaries()
     check(config, view)
+    refuse_other_data(store, config.data)
     return config
 
 
@@ -141,7 +144,11 @@ def run_search(store: RunStore, config: SearchConfig, view: View) -> Outcome:
         except (ray.exceptions.RayError, ValueError) as error:
             raise UserError(f"the controller cannot start: {str(error).strip().splitlines()[-1]}") from None
         presence.announce(ray.get_runtime_context().gcs_address)
-        watch = Watch(controller_name(store), controller, view, last, share=share, timeout_s=config.start_timeout_s)
+        watch = Watch(
+            controller_name(store), controller, view, last, share=share, timeout_s=config.start_timeout_s,
+            leave=lambda reason: leave(f"lfs.search: {reason}; continue with --resume {store.shown}"),
+        )  # fmt: skip
+        presence.on_lost(watch.end)
         with watch, interrupts(watch.stop_asked):
             try:
                 tune_trials(store, config, room.gpus, controller_name(store))
@@ -149,7 +156,7 @@ def run_search(store: RunStore, config: SearchConfig, view: View) -> Outcome:
                 watch.trouble = f"Ray Tune stopped: {' '.join(str(error).split())}"
             except ray.exceptions.RayError as error:
                 watch.trouble = f"Ray is gone: {' '.join(str(error).split())}"
-        reason = watch.status["error"] or watch.trouble
+        reason = watch.reason
         if not reason and not watch.status["finished"]:
             reason = "every trainer ended before the search did; their logs are in its tune folder"
         return Outcome(run=store.shown, error=reason, status=watch.status)

@@ -10,8 +10,6 @@ deaths and their order cannot change what comes out: actions are keyed by (seed,
 generation closes on its outcomes alone.
 """
 
-import json
-import math
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +19,7 @@ import numpy.typing as npt
 from lfs.config import SearchConfig
 from lfs.messages import GenerationRecord, Lease, Report, SearchState
 from lfs.open_generation import OpenGeneration, count
+from lfs.record import outcome, summary, tried_row
 from search_space.advantage import advantages
 from search_space.errors import UserError, require
 from search_space.loss import Loss, loss_from_dict
@@ -136,6 +135,11 @@ class Search:
         return dict(self._open.reports)
 
     @property
+    def dropped(self) -> dict[int, str]:
+        """Candidates that the running generation goes on without, and why."""
+        return dict(self._open.dropped)
+
+    @property
     def best_trainer(self) -> str:
         """Who brought the best weights so far; empty: nobody."""
         best = self._open.best
@@ -166,6 +170,28 @@ class Search:
         generation, loss = self.state.generation, self.loss_of(index)
         return Lease(kind="train", generation=generation, index=index, action=action, loss=loss, base=self.base)
 
+    def wants(self, generation: int, index: int) -> bool:
+        """Whether a candidate's outcome would be news: if not, training it is of no use."""
+        return not self.trained and generation == self.state.generation and self._open.wants(index)
+
+    def hand_back(self, trainer: str) -> bool:
+        """A trainer that may not live to its end gives its piece of work to others; if it does, the first one counts.
+
+        Returns:
+            Whether it had any.
+        """
+        held = self.holds(trainer)
+        self._testing = None if self._testing == trainer else self._testing
+        self._open.take_back(trainer)
+        return held
+
+    def drop(self, index: int, reason: str) -> bool:
+        """Let the running generation close without a candidate. Returns whether it may: there must be a winner."""
+        if self._open.best is None or not self._open.wants(index):
+            return False
+        self._open.drop(index, reason)
+        return True
+
     def release(self, trainer: str) -> None:
         """The trainer is dead or starts afresh: its piece of work goes back to the front of the queue."""
         if self._testing == trainer:
@@ -191,8 +217,7 @@ class Search:
         work, index = self._open, report.index
         if work.leases.get(report.trainer) == index:
             del work.leases[report.trainer]
-        current = not self.trained and report.generation == self.state.generation
-        if not current or not 0 <= index < len(work.actions) or index in work.reports:
+        if not self.wants(report.generation, index):
             return False
         work.take(report, weights)
         return True
@@ -257,33 +282,34 @@ class Search:
             DivergedError: every candidate diverged, so there is no model to go on with.
         """
         work, config, before = self._open, self.config, self.state
-        reports = [work.reports[i] for i in range(len(work.actions))]
+        counted = sorted(work.reports)  # all of them, but for those that were dropped
+        reports = [work.reports[i] for i in counted]
         if work.best is None:
             raise DivergedError(
                 f"all {len(reports)} candidates of generation {before.generation + 1} diverged ({reports[0].reason}); "
                 "lower --trainer.lr, or the margins of the space"
             )
-        winner = reports[work.best]
+        winner = reports[counted.index(work.best)]
         paired = [_paired_se(r, winner) for r in reports]
         warm = before.generation < config.warmup_generations
         gains = np.zeros(len(reports)) if warm else self._advantages(reports, paired)
         policy = before.policy
         if config.mode == "search" and not warm:
-            policy = tell(policy, work.actions, gains, config.policy)
+            policy = tell(policy, work.actions[counted], gains, config.policy)
         state = SearchState(
             generation=before.generation + 1,
             policy=policy,
             num_images=before.num_images + sum(r.num_images for r in reports),
         )
-        rows = [
-            self._row(r, work.actions[r.index], g, p, r is winner)
-            for r, g, p in zip(reports, gains, paired, strict=True)
-        ]
+        rows = [tried_row(work, before.generation, index) for index in range(len(work.actions))]
+        for report, gain, se in zip(reports, gains, paired, strict=True):
+            rows[report.index] |= outcome(report, float(gain), se, won=report is winner)
+        warmup, after = warm and config.mode != "fixed", self.policy_of(policy)
         return GenerationRecord(
             generation=before.generation,
             winner=winner.index,
             rows=rows,
-            summary=self._summary(rows, winner, state),
+            summary=summary(work, rows, winner, mode=config.mode, warmup=warmup) | after,
             state=state,
         )
 
@@ -294,56 +320,9 @@ class Search:
         diverged = np.array([r.diverged for r in reports])
         floor = settings.noise_floor
         if settings.noise_floor_unit == "paired_se":
-            worst = min((r.reward, r.index) for r in reports if not r.diverged)[1]
+            worst = min((r.reward, i) for i, r in enumerate(reports) if not r.diverged)[1]
             floor *= paired[worst]
         return advantages(rewards, kind=settings.advantage, noise_floor=floor, diverged=diverged)
-
-    def _row(
-        self, report: Report, action: npt.NDArray[np.float64], gain: float, paired: float, won: bool
-    ) -> dict[str, Any]:
-        loss = self.loss_of(report.index)
-        return {
-            "generation": report.generation,
-            "candidate": report.index,
-            "reward": None if report.diverged else report.reward,
-            "reward_se": None if report.diverged else report.reward_se,
-            "paired_se": None if report.diverged else paired,
-            "advantage": float(gain),
-            "winner": won,
-            "diverged": report.diverged,
-            "reason": report.reason,
-            "action": [float(x) for x in action],
-            "margins": [float(m) for m in loss.margins],
-            "a": [float(a) for a in loss.a],
-            "loss": json.dumps(loss.to_dict()),
-            "trainer": report.trainer,
-            "num_images": report.num_images,
-            "train_s": report.train_s,
-            "validate_s": report.validate_s,
-            **report.metrics,
-        }
-
-    def _summary(self, rows: list[dict[str, Any]], winner: Report, state: SearchState) -> dict[str, Any]:
-        rewards = [r["reward"] for r in rows if not r["diverged"]]
-        won = rows[winner.index]
-        return {
-            "generation": winner.generation,
-            "mode": self.config.mode,
-            "warmup": self.config.mode != "fixed" and winner.generation < self.config.warmup_generations,
-            "candidates": len(rows),
-            "diverged": len(rows) - len(rewards),
-            "rejected": self._open.rejected,
-            "best_reward": winner.reward,
-            "best_reward_se": winner.reward_se,
-            "mean_reward": math.fsum(rewards) / len(rewards),
-            "winner": winner.index,
-            "train_loss": won.get("train_loss"),
-            "winner_margins": won["margins"],
-            "winner_loss": self.loss_of(winner.index).to_dict(),
-            "winner_parameters": self.loss_of(winner.index).parameters(),
-            "moved": any(r["advantage"] for r in rows) and self.config.mode == "search",
-            **self.policy_of(state.policy),
-        }
 
     def policy_of(self, policy: PolicyState) -> dict[str, Any]:
         """Mean and standard deviation of the loss parameters that a policy samples, and their names."""

@@ -38,6 +38,9 @@ class OpenGeneration:
     deaths: dict[int, int] = field(default_factory=dict)
     """Losses of whoever trained a candidate, or held its weights."""
 
+    dropped: dict[int, str] = field(default_factory=dict)
+    """Candidates that the generation goes on without, and why."""
+
     best: int | None = None
     best_weights: Any = None
 
@@ -46,8 +49,12 @@ class OpenGeneration:
 
     @property
     def complete(self) -> bool:
-        """Whether every candidate has its outcome."""
-        return len(self.reports) == len(self.actions)
+        """Whether every candidate has its outcome, or is dropped."""
+        return len(self.reports) + len(self.dropped) == len(self.actions)
+
+    def wants(self, index: int) -> bool:
+        """Whether a candidate's outcome would be news."""
+        return 0 <= index < len(self.actions) and index not in self.reports and index not in self.dropped
 
     def hand_out(self, trainer: str) -> int | None:
         """A candidate for a trainer, the one that it has if it has one; None: all are in other hands."""
@@ -64,7 +71,7 @@ class OpenGeneration:
 
     def requeue(self, index: int) -> None:
         """Hand a candidate out again, unless somebody trains it or has."""
-        if index not in self.reports and index not in self.queue and index not in self.leases.values():
+        if self.wants(index) and index not in self.queue and index not in self.leases.values():
             bisect.insort(self.queue, index)
 
     def take(self, report: Report, weights: Any) -> None:
@@ -74,6 +81,13 @@ class OpenGeneration:
         if index in self.queue:
             self.queue.remove(index)
         self._compare(report, weights)
+
+    def drop(self, index: int, reason: str) -> None:
+        """Go on without a candidate, whoever trains it."""
+        self.dropped[index] = reason
+        self.leases = {trainer: held for trainer, held in self.leases.items() if held != index}
+        if index in self.queue:
+            self.queue.remove(index)
 
     def lose_best(self) -> int | None:
         """The best candidate's weights are lost: it is handed out again; None: there is no best one.

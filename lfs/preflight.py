@@ -47,7 +47,7 @@ def check_nodes(
             refuse_storage(where, store.uri, found["mark"] == mark)
             refuse_data(where, config.data, found["sizes"], expected["sizes"])
     finally:
-        store.fs.delete_file(f"{store.path}/{MARK}")
+        store.delete(MARK)
 
 
 def look_at(nodes: Sequence[dict[str, Any]], paths: list[str], mark: str) -> list[Any]:

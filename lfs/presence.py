@@ -1,19 +1,33 @@
 """That a run is being worked on, and where: one driver a run, one run of a name in a cluster."""
 
-import contextlib
 import json
+import logging
 import os
 import platform
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import filelock
 
+from lfs.locations import first_line
 from lfs.run_store import RunStore
 from search_space.errors import UserError
+from trainers.untrusted import parse_json
 
 RUNNING = "running.json"
-"""In the run directory while a driver works on it: the cluster, host and process."""
+"""In the run directory while a driver works on it: the cluster, host and process; on other storage its beat."""
 PREFIX = "controller/"
+BEAT_S = 15.0
+"""Time between two signs of life of a driver on storage that cannot be locked."""
+SILENT_BEATS = 3
+"""A driver that gave no sign for so long is gone."""
+SETTLE_S = 2.0
+"""Longer than it takes to write one small file: drivers that begin at the same time see who wrote last."""
+logger = logging.getLogger(__name__)
 
 
 def controller_name(store: RunStore) -> str:
@@ -27,7 +41,7 @@ def controllers() -> dict[str, Any]:
 
     found = {}
     for name in sorted(n for n in ray.util.list_named_actors() if n.startswith(PREFIX)):
-        with contextlib.suppress(ValueError):  # it ended a moment ago
+        with suppress(ValueError):  # it ended a moment ago
             found[name] = ray.get_actor(name)
     return found
 
@@ -35,32 +49,51 @@ def controllers() -> dict[str, Any]:
 class Presence:
     """Held by the driver of a run while it works.
 
-    On a local (or NFS) file system it is a lock, which goes when the process does. Everywhere it is `running.json`,
-    which may outlive a killed driver: who reads it asks the cluster that it names.
+    On a local (or NFS) file system it is a lock, which goes when the process does, and `running.json` only says where
+    the driver is. On other storage `running.json` is the lock: it names its owner and is written again every `BEAT_S`.
+    Whoever finds it watches whether it changes: if not, its driver is gone. It may outlive a killed driver everywhere.
+
+    Args:
+        say: told in one line what is waited for.
+        sleep: waits.
 
     Raises:
         UserError: another process holds the run.
     """
 
-    def __init__(self, store: RunStore) -> None:
-        self.store, self._announced = store, False
+    def __init__(
+        self,
+        store: RunStore,
+        *,
+        say: Callable[[str], None] = logger.info,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.store, self._say, self._sleep = store, say, sleep
+        self._lost, self._tell_lost = "", logger.error
         self._lock = None if "://" in store.uri else filelock.FileLock(f"{store.path}/.lock", timeout=0)
+        self._said: dict[str, Any] = {"owner": secrets.token_hex(16), "beat": 0, **this_process()}
+        self._ours = False
+        self._writing = threading.Lock()
+        self._quit = threading.Event()
+        self._heart = threading.Thread(target=self._keep_beating, name="presence", daemon=True)
 
     def __enter__(self) -> "Presence":
+        if self._lock is None:
+            self._take()
+            self._heart.start()
+            return self
         try:
-            if self._lock:
-                self._lock.acquire()
+            self._lock.acquire()
         except filelock.Timeout:
-            facts = where(self.store) or {}
-            by = f" by process {facts['pid']} on {facts['host']}" if facts else ""
-            attach = f"python -m lfs.status {self.store.shown}"
-            law = f"run {self.store.uri} is worked on already{by} (its lock is {self.store.path}/.lock)"
-            raise UserError(f"{law}; watch it with {attach}") from None
+            raise self._refused(where(self.store), f"its lock is {self.store.path}/.lock") from None
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._announced and self.store.exists(RUNNING):
-            self.store.fs.delete_file(f"{self.store.path}/{RUNNING}")
+        self._quit.set()
+        with self._writing, suppress(OSError):  # what is left is silent
+            if self._ours and self._is_holder(self._holder()):
+                self.store.delete(RUNNING)
+        self._ours = False
         if self._lock:
             self._lock.release()
 
@@ -87,8 +120,89 @@ class Presence:
         Args:
             address: of the Ray cluster.
         """
-        self.store.write(json.dumps({"address": address, **this_process()}).encode(), RUNNING)
-        self._announced = True
+        self._said["address"] = address
+        with self._writing:
+            self._write()
+
+    def beat(self) -> bool:
+        """Give a sign of life, where there is no lock.
+
+        Returns:
+            Whether the run is still ours.
+        Raises:
+            OSError: storage fails; the next beat may come through.
+        """
+        with self._writing:
+            if not self._ours:
+                return False
+            holder = self._holder()
+            if holder and not self._is_holder(holder):
+                self._ours = False
+                self._lost = str(self._refused(holder, "it took over while this driver gave no sign of life"))
+                self._tell_lost(self._lost)
+                return False
+            self._said["beat"] += 1
+            self._write()
+            return True
+
+    def on_lost(self, tell: Callable[[str], None]) -> None:
+        """Whom to tell, in one line, that another driver has taken the run over; it may have happened already. It does
+        to a driver that could not write for `SILENT_BEATS`, which must end then.
+        """
+        self._tell_lost = tell  # type: ignore[assignment]
+        if self._lost:
+            tell(self._lost)
+
+    def _keep_beating(self) -> None:
+        """Until the end; a storage that fails for a while is tried again with the next beat."""
+        while not self._quit.wait(BEAT_S):
+            try:
+                if not self.beat():
+                    return
+            except OSError as error:
+                logger.warning("no sign of life could be given: %s", first_line(error))
+
+    def _take(self) -> None:
+        """Take the run, unless whoever holds it is alive."""
+        first = now = self._holder()
+        if first:
+            wait_s = BEAT_S * (SILENT_BEATS + 1)
+            self._say(f"run {self.store.uri} has a driver; watching for {wait_s:g} s whether it is alive")
+        for _ in range(SILENT_BEATS + 1):
+            if not now:
+                break
+            self._sleep(BEAT_S)
+            now = self._holder()
+            if now and now != first:
+                raise self._refused(now, "it gives signs of life")
+        self._write()
+        self._sleep(SETTLE_S)
+        if not self._is_holder(now := self._holder()):
+            self._ours = False
+            raise self._refused(now, "it began at the same time")
+
+    def _is_holder(self, holder: dict[str, Any]) -> bool:
+        return bool(holder.get("owner") == self._said["owner"])
+
+    def _holder(self) -> dict[str, Any]:
+        """What `running.json` says; empty: it is not there, or says nothing."""
+        if not self.store.exists(RUNNING):
+            return {}
+        try:
+            values = parse_json(self.store.read(RUNNING))
+        except ValueError:
+            return {}
+        return values if isinstance(values, dict) else {}
+
+    def _write(self) -> None:
+        self.store.write(json.dumps(self._said).encode(), RUNNING)
+        self._ours = True
+
+    def _refused(self, holder: dict[str, Any] | None, why: str) -> UserError:
+        known = holder and {"pid", "host"} <= set(holder)
+        by = f" by process {holder['pid']} on {holder['host']}" if holder and known else ""
+        law = f"run {self.store.uri} is worked on already{by} ({why})"
+        return UserError(f"{law}; watch it with python -m lfs.status {self.store.shown}")
 
 
 def this_process() -> dict[str, Any]:

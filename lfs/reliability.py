@@ -28,7 +28,7 @@ from lfs.board import begins_at, pinned, start_of
 from lfs.board import started as begin
 from lfs.commands import FAILED, OK, run_command
 from lfs.compare import own_parameter
-from lfs.config import SHARED_CLUSTER, ReliabilityConfig, SearchConfig
+from lfs.config import SEARCH_ONLY, ReliabilityConfig, SearchConfig
 from lfs.locations import under
 from lfs.options import Parser, add_flags, build
 from lfs.outcomes import outcome_of
@@ -66,7 +66,7 @@ def parser() -> Parser:
     made.add_argument("--config", metavar="RECIPE", default="", help="YAML file, or a name in configs/ [builtin]")
     made.add_argument("--resume", metavar="FOLDER", default="", help="folder of an earlier start to go on with")
     hidden = ["loss", "schedule", "mode", "order", "generations", "policy", "population_size", "warmup_generations"]
-    hidden += SHARED_CLUSTER
+    hidden += SEARCH_ONLY
     hidden += [f"space.{setting.name}" for setting in fields(SpaceConfig) if setting.name != "scale"]
     add_flags(made, ReliabilityConfig, but=hidden)
     return made

@@ -106,14 +106,14 @@ def write(table: pd.DataFrame, csv: str, parquet: str) -> None:
 SHOWN = {
     "generation": "generation", "candidate": "candidate", "reward": "reward", "reward_se": "± se",
     "paired_se": "± paired", "advantage": "advantage", "loss": "loss", "train_loss": "train loss",
-    "trainer": "trainer", "winner": "winner",
+    "trainer": "trainer", "winner": "winner", "reason": "what went wrong",
 }  # fmt: skip
 
 
 def show(table: pd.DataFrame, console: Console, columns: dict[str, str]) -> None:
     """A data frame as a table for a person."""
     made = Table(box=None, header_style="bold", pad_edge=False)
-    names = [name for name in columns if name in table]
+    names = [name for name in columns if name in table and (name != "reason" or table[name].astype(bool).any())]
     for name in names:
         made.add_column(
             columns[name], no_wrap=True, justify="right" if pd.api.types.is_numeric_dtype(table[name]) else "left"

@@ -109,10 +109,18 @@ def amounts(resources: Resources) -> str:
 
 
 def alive_nodes() -> list[dict[str, Any]]:
-    """The cluster's living nodes as Ray describes them."""
+    """The cluster's living nodes as Ray describes them, without those that are announced to go."""
     import ray
 
-    return [node for node in ray.nodes() if node["Alive"]]
+    going = draining_nodes()
+    return [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in going]
+
+
+def draining_nodes() -> set[str]:
+    """Nodes that are announced to go: preempted, idle, or drained by hand (`ray drain-node`)."""
+    from ray._private.state import state  # what is public asks the dashboard, which may not run
+
+    return set(state.get_draining_nodes())
 
 
 def growth_of_cluster(config: SearchConfig, nodes: Sequence[Resources]) -> Growth:

@@ -12,13 +12,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from lfs.commands import FAILED, OK, complain, run_command
-from lfs.config import MAY_CHANGE_ON_RESUME, SearchConfig
+from lfs.config import SearchConfig
 from lfs.detach import detached
 from lfs.locations import under
 from lfs.options import Parser, add_flags, build, flag
+from lfs.resume import resumed
 from lfs.run_store import RunStore
 from lfs.view import View, default_name
 from search_space.errors import UserError
@@ -28,39 +28,17 @@ def parser() -> Parser:
     """The command's flags: a recipe, a run to resume, and one flag per setting."""
     made = Parser(
         prog="python -m lfs.search",
-        usage="%(prog)s [--config RECIPE | --resume RUN] [--SETTING VALUE ...]",
+        usage="%(prog)s [--config RECIPE] [--resume RUN] [--SETTING VALUE ...]",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("--config", metavar="RECIPE", default="", help="YAML file, or a name in configs/ [builtin]")
-    made.add_argument(
-        "--resume", metavar="RUN", default="", help="run directory to continue after its last committed generation"
-    )
+    goes_on = "run directory to continue after its last committed generation; with --config, that must be its recipe"
+    made.add_argument("--resume", metavar="RUN", default="", help=goes_on)
     goes_on = "go on without this terminal once the search runs; python -m lfs.status NAME attaches to it"
     made.add_argument("--detach", action="store_true", help=goes_on)
     add_flags(made, SearchConfig, but=("loss", "schedule"))
     return made
-
-
-def resumed(run: str, flags: dict[str, str]) -> tuple[RunStore, dict[str, Any]]:
-    """A run to continue, and those of its settings that are given anew.
-
-    Raises:
-        UserError: no such run, or a setting that a resume cannot change.
-    """
-    store = RunStore(run)
-    config = store.load_config()
-    for name in flags:
-        if name not in MAY_CHANGE_ON_RESUME:
-            may = ", ".join(map(flag, MAY_CHANGE_ON_RESUME))
-            raise UserError(f"{flag(name)} cannot change in a resumed run, its results would differ; these can: {may}")
-    given = build(SearchConfig, "", flags)
-    changes = {name: getattr(given, name) for name in flags}
-    done = max(store.committed(), default=-1) + 1
-    generations = changes.get("generations", config.generations)
-    if generations < done:
-        raise UserError(f"--generations: {store.uri} has {done} generations already, got {generations}")
-    return store, changes
 
 
 def main(argv: Sequence[str]) -> int:
@@ -68,17 +46,15 @@ def main(argv: Sequence[str]) -> int:
     flags = vars(parser().parse_args(argv))
     recipe, resume, detach = flags.pop("config"), flags.pop("resume"), flags.pop("detach")
     view = View()
-    if resume and recipe:
-        raise UserError("--resume goes without --config: the run has its own")
     if resume:
-        store, changes = resumed(resume, flags)
+        store, changes = resumed(resume, flags, recipe)
     else:
         config = build(SearchConfig, recipe or "builtin", flags)
         config = replace(config, name=config.name or default_name(Path(recipe or "builtin").stem))
 
         store = RunStore(under(config.storage, config.name))
     if detach:
-        which = {"resume": resume} if resume else {"name": config.name} | ({"config": recipe} if recipe else {})
+        which = ({"resume": resume} if resume else {"name": config.name}) | ({"config": recipe} if recipe else {})
         return detached(store, [part for name, text in (flags | which).items() for part in (flag(name), text)], view)
 
     from lfs.driver import new_run, old_run, run_search

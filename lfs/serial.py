@@ -83,6 +83,7 @@ class SerialRun:
         record, weights = self.search.close(), self.search.best_weights
         self.board.closed(record)
         self.store.commit(record, weights)
+        self.store.prune(record.generation, self.config.keep_generations)
         self.search.stop_requested = self.stop_asked.is_set()
         self.search.advance(record, weights)
         return record

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import yaml
 
 from lfs.options import checked, flag, overlay, refuse_unknown
-from lfs.run_store import FORMAT, RunStore, plain
+from lfs.run_store import FORMAT, RunStore, plain, refuse_format
 from lfs.untrusted import read_yaml
 from search_space.errors import UserError, shown
 
@@ -41,8 +41,7 @@ def load_settings(root: RunStore, file: str, cls: type[T]) -> T:
     except (yaml.YAMLError, KeyError, TypeError, OSError, ValueError) as error:
         line = str(error).split("\n")[0]
         raise UserError(f"{root.uri}/{file}: not the settings of a comparison: {line}") from None
-    if found != FORMAT:
-        raise UserError(f"{root.uri}/{file}: format {shown(found)}; this version reads format {FORMAT}")
+    refuse_format(found, f"{root.uri}/{file}")
     if not isinstance(stored, dict):
         raise UserError(f"{root.uri}/{file}: not the settings of a comparison: got {shown(stored)}")
     refuse_unknown(cls, stored, f"{root.uri}/{file}", None)

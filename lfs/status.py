@@ -16,6 +16,7 @@ from typing import Any
 
 from rich.table import Table
 
+from lfs.board import filled_in
 from lfs.commands import OK, run_command
 from lfs.options import Parser
 from lfs.service import ANSWER_S, add_places, addresses, controller_of, searches
@@ -38,12 +39,13 @@ def parser() -> Parser:
     return made
 
 
-def status_of(controller: Any, follower: str = "") -> dict[str, Any] | None:
-    """A controller's status; None: it does not answer, it may be about to be restarted."""
+def status_of(controller: Any, follower: str = "", since: int = 0) -> dict[str, Any] | None:
+    """A controller's status, its summaries after the first so many; None: it does not answer, it may be about to be
+    restarted."""
     import ray
 
     try:
-        status: dict[str, Any] = ray.get(controller.status.remote(follower), timeout=ANSWER_S)
+        status: dict[str, Any] = ray.get(controller.status.remote(follower, since), timeout=ANSWER_S)
     except ray.exceptions.ActorDiedError:
         raise UserError("the search has ended") from None
     except ray.exceptions.RayError:
@@ -93,7 +95,8 @@ def follow(controller: Any, view: View) -> dict[str, Any]:
     try:
         while not status["finished"]:
             time.sleep(POLL_S)
-            status = status_of(controller, me) or status
+            if (news := status_of(controller, me, len(status["summaries"]))) is not None:
+                status = filled_in(news, status)
             view.update(status)
     finally:
         view.stop()

@@ -20,6 +20,9 @@ class Summary(pydantic.BaseModel, extra="allow"):
     warmup: bool
     candidates: Count
     diverged: Count
+    why_diverged: str = ""
+    dropped: Count = 0
+    tied: bool = False
     rejected: Count
     best_reward: float
     best_reward_se: float | None

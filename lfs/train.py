@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lfs.commands import FAILED, OK, run_command
-from lfs.config import SHARED_CLUSTER, SearchConfig, refuse_ranks
+from lfs.config import SEARCH_ONLY, SearchConfig, refuse_ranks
 from lfs.options import Parser, add_flags, build, checked, overlay
+from lfs.resume import resumed
 from lfs.run_store import RunStore
-from lfs.search import resumed
 from lfs.view import View, default_name
 from search_space.config import LossConfig
 from search_space.errors import UserError
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from lfs.serial import SerialRun
 
 NOT_HERE = (
-    *SHARED_CLUSTER, "mode", "warmup_generations", "population_size", "num_workers", "cpus_per_worker",
+    *SEARCH_ONLY, "mode", "warmup_generations", "population_size", "num_workers", "cpus_per_worker",
     "gpus_per_worker", "ranks_per_worker", "address", "dashboard", "schedule", "loss.name", "space", "policy",
 )  # fmt: skip
 """Settings that only a search has."""
@@ -122,8 +122,15 @@ def train(store: RunStore, view: View) -> int:
     from lfs.presence import Presence
     from lfs.serial import SerialRun
 
-    with Presence(store):  # before its state is read
-        return _train(store, view, SerialRun(store))
+    with Presence(store) as presence:  # before its state is read
+        run = SerialRun(store)
+
+        def lost(line: str) -> None:
+            view.warn(line)
+            run.stop_asked.set()
+
+        presence.on_lost(lost)
+        return _train(store, view, run)
 
 
 def _train(store: RunStore, view: View, run: "SerialRun") -> int:

@@ -39,6 +39,7 @@ class Trainer(tune.Trainable):
         self.controller = ray.get_actor(config["controller"], namespace=NAMESPACE)
         self.me = ray.get_runtime_context().current_actor
         self.incarnation = ray.get_runtime_context().get_actor_id()
+        self.node = ray.get_runtime_context().get_node_id()
         self.base = BaseWeights()
         self.next_lease: Lease | None = None
         self.working_on: Lease | None = None
@@ -82,7 +83,7 @@ class Trainer(tune.Trainable):
     def _next(self) -> Lease:
         """The next candidate, `leave` or `stop`; a test of the final model is done on the way."""
         while True:
-            lease: Lease = ray.get(self.controller.lease.remote(self.label, self.incarnation, self.me))
+            lease: Lease = ray.get(self.controller.lease.remote(self.label, self.incarnation, self.me, self.node))
             self.working_on = lease
             if lease.kind in ("train", "leave", "stop"):
                 return lease
@@ -100,7 +101,7 @@ class Trainer(tune.Trainable):
 
     def _train(self, lease: Lease) -> dict[str, Any]:
         """Train, validate and report the leased candidate; its row for Tune's result table."""
-        candidate, progress = candidate_of(self.search, lease), Progress(self, lease.progress_s)
+        candidate, progress = candidate_of(self.search, lease), Progress(self, lease)
         began = time.perf_counter()
         try:
             result = self.team.together(
@@ -110,6 +111,8 @@ class Trainer(tune.Trainable):
             report = as_report(result, self.label)
             ray.get(self.controller.report.remote(report, weights))
             self.ray_errors = 0
+        except UnwantedError:
+            return {"generation": lease.generation, "given_up": lease.index}
         except Exception as error:
             self._failed(lease, error)
             return {"generation": lease.generation, "candidate": lease.index, "error": _line(error)}
@@ -142,22 +145,45 @@ class Trainer(tune.Trainable):
             ray.get(self.controller.failed.remote(self.label, lease.generation, lease.index, _line(error), fatal))
 
 
-class Progress:
-    """Passes a candidate's progress to the controller, as often as the lease says, and never waits for it."""
+class UnwantedError(Exception):
+    """Somebody else has trained this candidate, or the search went on without it."""
 
-    def __init__(self, trainer: Trainer, progress_s: float) -> None:
-        self.progress_s = progress_s
+
+class Progress:
+    """Passes a candidate's progress to the controller, as often as the lease says, and never waits for it.
+
+    Raises:
+        UnwantedError: when called, if the answer to the message before says so. Where several ranks train together it
+            goes on: the others would wait for this one.
+    """
+
+    def __init__(self, trainer: Trainer, lease: Lease) -> None:
+        self.lease, self.progress_s = lease, lease.progress_s
         self.controller, self.label = trainer.controller, trainer.label
         self.batch_size = trainer.trainer.config.batch_size
+        self.may_give_up = trainer.team.size == 1
+        self.answer: Any = None
         self.began = time.monotonic()
-        self.last = self.began - progress_s * phase(trainer.number)
+        self.last = self.began - self.progress_s * phase(trainer.number)
 
     def __call__(self, done: int, total: int) -> None:
         """`done` of `total` steps are behind."""
         now = time.monotonic()
-        if now - self.last >= self.progress_s:
-            self.last = now
-            self.controller.progress.remote(self.label, done, total, done * self.batch_size / (now - self.began))
+        if now - self.last < self.progress_s:
+            return
+        if self.answer is not None and self.may_give_up and not self._wanted():
+            raise UnwantedError
+        self.last = now
+        rate = done * self.batch_size / (now - self.began)
+        lease = self.lease
+        self.answer = self.controller.progress.remote(self.label, lease.generation, lease.index, done, total, rate)
+
+    def _wanted(self) -> bool:
+        """What the last answer says; yes, while there is none."""
+        try:
+            return bool(ray.get(self.answer, timeout=0))
+        except RayError:  # it is late, or the controller is being restarted
+            return True
 
 
 def trainer_label(config: dict[str, Any]) -> str:

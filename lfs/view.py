@@ -68,8 +68,11 @@ def duration_text(seconds: float | None) -> str:
 def generation_line(summary: dict[str, Any], status: dict[str, Any]) -> str:
     """One closed generation as a plain line."""
     kind = " (warm-up)" if summary["warmup"] else ""
-    lost = f", {summary['diverged']} diverged" if summary["diverged"] else ""
+    why = f" ({summary['why_diverged']})" if summary.get("why_diverged") else ""
+    lost = f", {summary['diverged']} diverged{why}" if summary["diverged"] else ""
+    lost += f", {summary['dropped']} dropped" if summary.get("dropped") else ""
     lost += f", {summary['rejected']} rejected" if summary["rejected"] else ""
+    lost += ", rewards tied: nothing learned" if summary.get("tied") else ""
     left = f", {duration_text(status['eta_s'])} left" if status["eta_s"] is not None else ""
     best = reward_text(summary["best_reward"], summary["best_reward_se"])
     head = f"generation {summary['generation'] + 1}/{status['generations']}"
@@ -270,7 +273,7 @@ def candidate_table(candidates: Sequence[dict[str, Any]]) -> Table:
         state = c["state"]
         if state == "running" and c["total"]:
             state = f"running {100 * c['done'] // c['total']:3d} %"
-        style = {"done": "green", "diverged": "red", "queued": "dim"}.get(c["state"], "")
+        style = {"done": "green", "diverged": "red", "dropped": "red", "queued": "dim"}.get(c["state"], "")
         table.add_row(
             str(c["index"]),
             Text(f"{state:13}", style=style),

@@ -6,12 +6,17 @@ import time
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+from lfs.board import filled_in
+from lfs.room import draining_nodes
 from lfs.view import View
 
 logger = logging.getLogger(__name__)
 POLL_S = 1.0
 SHARE_S = 5.0
 LINGER_S = 3.0
+STUCK_S, SLOW_S = 60.0, 900.0
+"""Ray Tune may take so long to end after a search that failed, and after one that came to its end: it writes its files
+on the same storage, and waits for it without a limit."""
 
 
 class Watch:
@@ -23,6 +28,7 @@ class Watch:
         first: the status to begin with.
         share: tells the controller how many trainers it may have; asked every few seconds.
         timeout_s: wait so long for a first trainer; then this is the end.
+        leave: ends this process, in which Tune is stuck, with a reason.
     """
 
     live: ClassVar[dict[str, "Watch"]] = {}
@@ -36,6 +42,7 @@ class Watch:
         *,
         share: Callable[[], None],
         timeout_s: float,
+        leave: Callable[[str], None],
     ) -> None:
         self.name, self.controller, self.view, self.status, self.share = name, controller, view, first, share
         self.over = threading.Event()
@@ -44,10 +51,12 @@ class Watch:
         self.trouble = ""
         self.stop_asked = threading.Event()
         self._stop_said = self._blind = False
+        self._drained: set[str] = set()
         self._quit = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._shared_at = self._began = time.monotonic()
-        self._timeout_s = timeout_s
+        self._timeout_s, self._leave = timeout_s, leave
+        self._ended: float | None = None
 
     def __enter__(self) -> "Watch":
         self.live[self.name] = self
@@ -68,9 +77,15 @@ class Watch:
         """Trainers that the controller wants now."""
         return int(self.status["wanted"])
 
+    def end(self, trouble: str) -> None:
+        """End the search as it stands."""
+        self.trouble = trouble
+        self.over.set()
+
     def _run(self) -> None:
         while not self._quit.is_set():
             self._look()
+            self._leave_if_stuck()
             self._quit.wait(POLL_S)
         self._look()
 
@@ -81,8 +96,9 @@ class Watch:
         try:
             if self.stop_asked.is_set():
                 self._ask_to_stop()
-            self._share()
-            self.status = ray.get(self.controller.status.remote(), timeout=30)
+            self._see_to_cluster()
+            asked = self.controller.status.remote(since=len(self.status["summaries"]))
+            self.status = filled_in(ray.get(asked, timeout=30), self.status)
             if self.status["finished"]:
                 self.over.set()
             self._end_if_nobody_comes()
@@ -94,14 +110,35 @@ class Watch:
             logger.warning("the controller does not answer")
         self.looks += 1
 
-    def _share(self) -> None:
-        """Now and then; what cannot be asked now is asked the next time."""
-        if time.monotonic() - self._shared_at >= SHARE_S:
-            self._shared_at = time.monotonic()
-            try:
+    @property
+    def reason(self) -> str:
+        """Why the search failed; empty: it did not, so far."""
+        return self.status["error"] or self.trouble
+
+    def _leave_if_stuck(self) -> None:
+        """Do not wait for ever for whoever runs the trials, where all is over."""
+        if not self.over.is_set():
+            return
+        self._ended = time.monotonic() if self._ended is None else self._ended
+        if time.monotonic() - self._ended > (STUCK_S if self.reason else SLOW_S):
+            self._leave(self.reason or "the search is complete, but Ray Tune does not get its own files written")
+
+    def _see_to_cluster(self) -> None:
+        """What the cluster's nodes mean for this search; what cannot be asked now is asked the next time."""
+        try:
+            self._drain()
+            if time.monotonic() - self._shared_at >= SHARE_S:
+                self._shared_at = time.monotonic()
                 self.share()
-            except Exception:  # Ray's own view of its nodes and autoscaler fails in many ways
-                logger.warning("the cluster cannot be divided now", exc_info=True)
+        except Exception:  # Ray's own view of its nodes and autoscaler fails in many ways
+            logger.warning("the cluster cannot be seen to now", exc_info=True)
+
+    def _drain(self) -> None:
+        """Tell the controller of nodes that are to go, again and again: a restarted one has forgotten it."""
+        nodes = draining_nodes()
+        if nodes or self._drained:
+            self.controller.drain.remote(sorted(nodes))
+        self._drained = nodes
 
     def _ask_to_stop(self) -> None:
         import ray

@@ -50,7 +50,7 @@ class CandidateResult:
     """`train_loss`, `accuracy`, `accuracy_se`, `auc`, ... for the record."""
 
     diverged: bool = False
-    """Loss, weights or embeddings were not finite."""
+    """Loss, weights, embeddings or reward were not finite."""
 
     reason: str = ""
     """What was not finite, and at which step."""

@@ -7,14 +7,14 @@ map, and equal content would not give equal bytes.
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors.numpy import load
 
 from search_space.errors import UserError
 from trainers.untrusted import parse_json, read_file
@@ -23,20 +23,43 @@ Arrays = dict[str, npt.NDArray[np.generic]]
 
 METADATA_KEY = "json"
 HEADER_LENGTH_BYTES = 8
+ALIGNMENT_BYTES = 8
+TYPES = {
+    "u8": "U64", "i8": "I64", "f8": "F64", "f4": "F32", "u4": "U32", "i4": "I32", "f2": "F16", "u2": "U16", "i2": "I16",
+    "i1": "I8", "u1": "U8", "b1": "BOOL",
+}  # fmt: skip
+"""numpy's types and the format's, in the order in which the safetensors library lays them into a file."""
 MAX_CHECKPOINT_BYTES = 16 * 2**30
 
 
-def to_bytes(tensors: Mapping[str, npt.NDArray[np.generic]], metadata: Mapping[str, Any]) -> bytes:
-    """A checkpoint as bytes; equal content gives equal bytes, whatever the order of the keys.
+def to_parts(tensors: Mapping[str, npt.NDArray[np.generic]], metadata: Mapping[str, Any]) -> list[bytes | memoryview]:
+    """A checkpoint as bytes that follow each other: a header, then the memory of each array, which is not copied.
+
+    Equal content gives equal bytes, whatever the order of the keys; they are those that the safetensors library writes.
 
     Args:
         tensors: arrays by name, any memory order.
         metadata: anything that JSON can hold exactly (so no NaN and no tuples).
     """
     description = json.dumps(dict(metadata), sort_keys=True, separators=(",", ":"), allow_nan=False)
-    # safetensors writes the memory as it lies: an array in another order (a transpose) would come back scrambled.
-    ordered = {name: np.asarray(array, order="C") for name, array in tensors.items()}
-    return bytes(save(ordered, metadata={METADATA_KEY: description}))
+    # The file holds the memory as it lies: an array in another order (a transpose) would come back scrambled.
+    arrays = {name: np.asarray(a, a.dtype.newbyteorder("<"), order="C") for name, a in tensors.items()}
+    ordered = sorted(arrays, key=lambda name: (list(TYPES).index(arrays[name].dtype.str[1:]), name))
+    header: dict[str, Any] = {"__metadata__": {METADATA_KEY: description}}
+    end = 0
+    for name in ordered:
+        begin, end = end, end + arrays[name].nbytes
+        kind = TYPES[arrays[name].dtype.str[1:]]
+        header[name] = {"dtype": kind, "shape": list(arrays[name].shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % ALIGNMENT_BYTES)
+    memory = [arrays[name].reshape(-1).view(np.uint8).data for name in ordered]
+    return [len(text).to_bytes(HEADER_LENGTH_BYTES, "little") + text, *memory]
+
+
+def to_bytes(tensors: Mapping[str, npt.NDArray[np.generic]], metadata: Mapping[str, Any]) -> bytes:
+    """A checkpoint in one piece; see `to_parts`."""
+    return b"".join(to_parts(tensors, metadata))
 
 
 def from_bytes(data: bytes, *, source: str = "checkpoint") -> tuple[Arrays, dict[str, Any]]:
@@ -72,7 +95,7 @@ def save_checkpoint(
     """
     path = Path(path)
     try:
-        _replace(path, to_bytes(tensors, metadata))
+        _replace(path, to_parts(tensors, metadata))
     except OSError as error:
         raise UserError(f"{path}: cannot write the checkpoint ({error.strerror}); choose a writable folder") from error
 
@@ -90,11 +113,11 @@ def load_checkpoint(path: str | Path) -> tuple[Arrays, dict[str, Any]]:
     return from_bytes(data, source=str(path))
 
 
-def _replace(path: Path, data: bytes) -> None:
+def _replace(path: Path, parts: Sequence[bytes | memoryview]) -> None:
     partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
     try:
         with open(partial, "xb") as file:
-            file.write(data)
+            file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)

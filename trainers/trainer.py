@@ -252,6 +252,8 @@ class CandidateTrainer:
         except EmbeddingsNotFiniteError:
             return self._diverged(candidate, "embeddings are not finite after the generation")
         result = self._in_rank_0(lambda: self._scored(candidate, embeddings, losses))
+        if not math.isfinite(result.reward):
+            return self._diverged(candidate, f"reward is {result.reward} after the generation")
         return replace(result, weights=weights if self.ranks.rank == 0 else {})
 
     def _scored(

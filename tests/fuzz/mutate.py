@@ -26,7 +26,7 @@ VALUES: tuple[Any, ...] = (
     None, True, False, -1, 0, 1, 2, 2**31, 2**63, 2**64, 10**400, 0.5, -0.0, math.nan, math.inf, -math.inf, 1e308,
     5e-324, "", "x" * 5000, "\x1b[2Jred", "\u202egnp", "²", "99999999999999999999", "../../x", "/dev/zero", "a\nb",
     "\x00", "=1+1", "[red]x[/red]", "tar@far=x", "all:tar@far=1e-9", "none", "nan", "1e999", "0x10", [], {}, [[]],
-    {"": None},     [1] * 300, [None], ["a", 1], {"a": {"b": 1}}, nested(20), nested(80),
+    {"": None}, [1] * 300, [None], ["a", 1], {"a": {"b": 1}}, nested(20), nested(80),
 )  # fmt: skip
 
 

@@ -16,18 +16,20 @@ import yaml
 
 from lfs import controller
 from lfs.run_store import RunStore
+from tests.lfs.faces import TINY
 from tests.lfs.fakes import config
-from trainers.data.builtin import FaceSetSpec, ensure_builtin_faces
-
-TINY = FaceSetSpec(
-    num_train_people=16, num_train_pictures=8, num_pair_people=20, num_pair_pictures=6, num_same=20, side=32
-)  # fmt: skip
+from trainers.data.builtin import ensure_builtin_faces
 
 
 @pytest.fixture(scope="session")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A search of seconds on small built-in faces, as a recipe's values."""
-    data = ensure_builtin_faces(tmp_path_factory.mktemp("faces"), spec=TINY).data_config()
+    return small_recipe(tmp_path_factory.mktemp("faces"))
+
+
+def small_recipe(faces: Path) -> dict[str, Any]:
+    """The recipe, with its faces in a folder, where they are made unless they are there."""
+    data = ensure_builtin_faces(faces, spec=TINY).data_config()
     sets = (("reward", data.reward), ("test", data.test))
     pairs = {name: {"lmdb": p.lmdb[0], "pairs": p.pairs[0]} for name, p in sets}
     network = {"backbone": "small", "embedding_dim": 16, "batch_size": 16}

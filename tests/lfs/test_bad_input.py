@@ -187,7 +187,6 @@ def test_a_full_or_read_only_disk(recipe_file: Write, refused: Run, tmp_path: Pa
 
 def test_resume(recipe_file: Write, refused: Run, tmp_path: Path) -> None:
     assert "is no run: it has no config.yaml" in refused("--resume", str(tmp_path / "nothing"))
-    assert "without --config" in refused("--resume", str(tmp_path), "--config", "builtin")
     (tmp_path / "config.yaml").write_text("format: 2\nconfig: {seed: 1}\n")
     message = refused("--resume", str(tmp_path), "--trainer.lr", "0.2")
     assert "--trainer.lr cannot change in a resumed run" in message

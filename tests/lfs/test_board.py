@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lfs.board import Board
+from lfs.board import Board, filled_in
 from lfs.generation import Search
 from tests.lfs.fakes import config, made_report
 
@@ -43,3 +43,20 @@ def test_every_candidate_is_shown_as_it_is_in_each_generation() -> None:
         while (lease := search.lease("c")).kind == "train":
             search.report(made_report(search.space, lease, "c"), "weights")
         search.advance(search.close(), "base")
+
+
+def test_a_view_that_asks_for_what_is_new_has_all_generations_once() -> None:
+    search = Search(config(warmup_generations=0, population_size=1, generations=5))
+    board = Board(search, [])
+    seen = board.status(trainers=1, settled=True)
+    for closed in (2, 0, 1):  # between two looks
+        for _ in range(closed):
+            search.report(made_report(search.space, search.lease("a"), "a"), "weights")
+            record = search.close()
+            board.closed(record)
+            search.advance(record, "base")
+        news = board.status(trainers=1, settled=True, since=len(seen["summaries"]))
+        assert len(news["summaries"]) == closed
+        seen = filled_in(news, seen)
+        assert seen == board.status(trainers=1, settled=True)
+    assert [summary["generation"] for summary in seen["summaries"]] == [0, 1, 2]

@@ -17,10 +17,11 @@ from lfs.cells import CellTrial, prepare
 from lfs.commands import FAILED, run_command
 from lfs.compare import Cell, cells_of, points_of, run_of, search_of
 from lfs.config import CompareConfig, ReliabilityConfig
+from lfs.folder import StorageError
 from lfs.generation import DivergedError
 from lfs.options import build
 from lfs.outcomes import outcome_of, scores_file, scores_of
-from lfs.run_store import RunStore, StorageError
+from lfs.run_store import RunStore
 from lfs.settings import changed, save_settings
 from search_space.config import SpaceConfig
 from search_space.errors import UserError

@@ -63,6 +63,44 @@ def test_a_pause_outlives_the_controller_but_not_the_driver(store: RunStore) -> 
     run(story())
 
 
+def test_a_stop_outlives_the_controller_until_it_is_taken_back(store: RunStore) -> None:
+    async def story() -> None:
+        made = Controller(store.uri)
+        await made.act("stop", "me@here")
+        again = Controller(store.uri)
+        assert (await again.status())["state"] in ("stopping", "waiting for room")
+        assert again.search.stop_requested
+        await again.act("resume", "me@here")
+        assert not Controller(store.uri).search.stop_requested
+        await again.act("stop", "me@here")
+        await again.act("extend", "me@here", 9)
+        assert not Controller(store.uri).search.stop_requested
+        await again.act("stop", "me@here")
+        lease = await again.lease("a", "1", Actor())
+        await again.report(made_report(again.search.space, lease, "a"), [{}])
+        await closed(again, 1)
+        await again._finish_commit()
+        assert again.search.over
+        assert Controller(store.uri).search.over  # not after one more
+        store.record_event("start")
+        assert not Controller(store.uri).search.over
+
+    run(story())
+
+
+def test_a_stop_at_once_and_a_stop_of_a_paused_search_outlive_the_controller(store: RunStore) -> None:
+    async def story() -> None:
+        made = Controller(store.uri)
+        await made.act("stop-now", "me@here")
+        assert Controller(store.uri).search.over
+        store.record_event("start")
+        made = await paused_with(store)
+        store.record_event("stop", generation=1)  # the controller died before it could do it
+        assert Controller(store.uri).search.over
+
+    run(story())
+
+
 def test_a_smaller_share_lets_trainers_go_and_a_larger_one_asks_for_more(store: RunStore) -> None:
     async def story() -> None:
         made = Controller(store.uri)

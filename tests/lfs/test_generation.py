@@ -115,6 +115,7 @@ def test_tied_rewards_leave_the_policy_bit_for_bit() -> None:
     record = search.close()
     assert record.state.policy == search.state.policy
     assert not record.summary["moved"]
+    assert record.summary["tied"]
 
 
 def test_a_diverged_candidate_loses_and_the_search_goes_on() -> None:
@@ -130,6 +131,8 @@ def test_a_diverged_candidate_loses_and_the_search_goes_on() -> None:
     assert rows[0]["reason"] == "made"
     assert rows[0]["advantage"] == min(r["advantage"] for r in rows) < 0
     assert record.summary["diverged"] == 1
+    assert record.summary["why_diverged"] == "candidate 0: made"
+    assert not record.summary["tied"]
 
 
 def test_a_wholly_diverged_generation_stops_with_a_way_out() -> None:

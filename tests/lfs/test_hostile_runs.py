@@ -63,7 +63,7 @@ def with_policy(dim: int) -> Change:
         (STATE, lambda v: v["summary"].update(winner_loss={"loss": "am", "margin": {}}), "stored loss am"),
         (STATE, lambda v: v["summary"].update(winner_loss=nested(100)), "nested too deep"),
         (CONFIG, lambda v: v.update(config=[1] * 2000), "must be"),
-        (CONFIG, lambda v: v.update(format="x" * 100_000), "run format 'xxx"),
+        (CONFIG, lambda v: v.update(format="x" * 100_000), "format 'xxx"),
         (CONFIG, lambda v: v["config"].update(population_size=2**40), "population_size"),
         (CONFIG, lambda v: v["config"].update(generations=2), "has 3 generations already, got 2"),
         (RESULT, lambda v: v.update(test={"accuracy": 10**400}), "damaged"),

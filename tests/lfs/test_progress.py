@@ -1,27 +1,38 @@
 """When a trainer tells of its progress."""
 
 import itertools
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.exceptions import GetTimeoutError
 
 from lfs import trainable
-from lfs.trainable import Progress, phase
+from lfs.messages import Lease
+from lfs.trainable import Progress, UnwantedError, phase
+
+
+def trainer(remote: Callable[..., Any], *, number: int = 0, ranks: int = 1) -> Any:
+    """A trainer whose messages of progress go to `remote`."""
+    return SimpleNamespace(
+        controller=SimpleNamespace(progress=SimpleNamespace(remote=remote)), label="t", number=number,
+        trainer=SimpleNamespace(config=SimpleNamespace(batch_size=32)), team=SimpleNamespace(size=ranks),
+    )  # fmt: skip
 
 
 def sent_at(number: int, progress_s: float, monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Times of the messages of one candidate of 60 steps, one a second."""
     clock, sent = [100.0], []
 
-    def remote(label: str, done: int, total: int, images_per_s: float) -> None:
-        assert (label, total, images_per_s) == ("t", 60, pytest.approx(32))
+    def remote(label: str, generation: int, index: int, done: int, total: int, images_per_s: float) -> None:
+        assert (label, generation, index, total, images_per_s) == ("t", 7, 3, 60, pytest.approx(32))
         sent.append(clock[0] - 100)
 
-    controller: Any = SimpleNamespace(progress=SimpleNamespace(remote=remote))
-    network = SimpleNamespace(config=SimpleNamespace(batch_size=32))
     monkeypatch.setattr(trainable.time, "monotonic", lambda: clock[0])
-    progress = Progress(SimpleNamespace(controller=controller, label="t", number=number, trainer=network), progress_s)  # type: ignore[arg-type]
+    progress = Progress(
+        trainer(remote, number=number), Lease(kind="train", generation=7, index=3, progress_s=progress_s)
+    )
     for step in range(1, 61):
         clock[0] += 1
         progress(step, 60)
@@ -38,3 +49,31 @@ def test_messages_of_many_trainers_come_evenly(monkeypatch: pytest.MonkeyPatch) 
     assert all(9 <= first.count(second) <= 11 for second in range(1, 11))
     phases = sorted(phase(number) for number in range(1000))
     assert max(b - a for a, b in itertools.pairwise(phases)) < 0.003
+
+
+@pytest.mark.parametrize(("ranks", "answer", "gives_up"), [(1, False, True), (1, True, False), (2, False, False)])
+def test_a_candidate_that_nobody_wants_any_more_is_given_up_by_a_trainer_of_one_rank(
+    ranks: int, answer: bool, gives_up: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def get(reference: Any, timeout: float) -> Any:
+        assert timeout == 0
+        return reference
+
+    monkeypatch.setattr(trainable.ray, "get", get)
+    progress = Progress(trainer(lambda *_: answer, ranks=ranks), Lease(kind="train", progress_s=0.0))
+    progress(1, 60)
+    if gives_up:
+        with pytest.raises(UnwantedError):
+            progress(2, 60)
+    else:
+        progress(2, 60)
+
+
+def test_without_an_answer_a_candidate_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def get(reference: Any, timeout: float) -> Any:
+        raise GetTimeoutError
+
+    monkeypatch.setattr(trainable.ray, "get", get)
+    progress = Progress(trainer(lambda *_: None), Lease(kind="train", progress_s=0.0))
+    progress.answer = object()
+    progress(1, 60)

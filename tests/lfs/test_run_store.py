@@ -2,21 +2,25 @@
 
 import errno
 import json
-from collections.abc import Callable
+import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow.fs
 import pytest
 
+from lfs.board import started
 from lfs.config import SearchConfig
+from lfs.driver import old_run
+from lfs.folder import StorageError
 from lfs.generation import Search
 from lfs.locations import under
 from lfs.messages import GenerationRecord
 from lfs.run_store import RunStore, find_runs
+from lfs.view import View
 from search_space.errors import UserError
+from tests.fault.disk import Disk
+from tests.fault.faulty_files import FaultyFiles
 from tests.lfs.fakes import config, drive
 
 WEIGHTS = {"backbone.w": np.arange(6, dtype=np.float32).reshape(2, 3), "head.n": np.array(3)}
@@ -65,92 +69,160 @@ def test_a_generation_without_commit_does_not_exist(store: RunStore, records: li
     assert store.committed() == [0, 1, 2]
 
 
-@pytest.mark.parametrize("name", ["state.json", "winner.safetensors"])
-def test_bit_rot_is_noticed_and_names_the_file(store: RunStore, name: str) -> None:
-    path = Path(store.path) / "generations" / "000002" / name
+def rot(store: RunStore, generation: int, name: str) -> Path:
+    """Turn one bit of a committed file."""
+    path = Path(store.path) / "generations" / f"{generation:06d}" / name
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    with pytest.raises(UserError, match=rf"000002/{name}: damaged: size or SHA-256 differ"):
+    return path
+
+
+@pytest.mark.parametrize("name", ["state.json", "winner.safetensors"])
+def test_bit_rot_is_noticed_and_the_way_out_works(store: RunStore, records: list[GenerationRecord], name: str) -> None:
+    path = rot(store, 2, name)
+    with pytest.raises(UserError, match=rf"000002/{name}: damaged: size or SHA-256 differ") as caught:
+        store.load_last()
+    assert f"remove {path.parent / 'COMMIT'}: then --resume goes on from generation 2" in str(caught.value)
+    (path.parent / "COMMIT").unlink()
+    last = store.load_last()
+    assert last is not None
+    assert last[0] == records[1].state
+    store.commit(records[2], WEIGHTS)
+    assert store.load_last() is not None
+
+
+def test_bit_rot_that_nothing_but_a_copy_mends_says_so(store: RunStore) -> None:
+    rot(store, 1, "state.json")
+    with pytest.raises(UserError, match=r"000001/state\.json: damaged: .* COMMIT; put it back from a copy$"):
+        store.summaries()
+    store.prune(2, 1)
+    rot(store, 2, "winner.safetensors")
+    with pytest.raises(UserError, match="from a copy: the weights of the generation before were deleted"):
         store.load_last()
 
 
-@pytest.mark.parametrize("crash", range(9))
-def test_a_crash_between_any_two_steps_leaves_the_last_generation_whole(
-    store: RunStore, records: list[GenerationRecord], crash: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("text", ["{", "[]", '{"state.json": 1}', "\xff"])
+def test_a_damaged_commit_is_named(store: RunStore, text: str) -> None:
+    path = Path(store.path) / "generations" / "000000" / "COMMIT"
+    path.write_text(text, encoding="latin-1")
+    with pytest.raises(UserError, match=r"generations/000000/"):
+        store.load_weights(0)
+
+
+def test_a_commit_that_is_there_is_this_one_or_another_driver_s(
+    store: RunStore, records: list[GenerationRecord]
 ) -> None:
-    steps = 0
+    store.commit(records[2], WEIGHTS)  # the answer to the first try was lost
+    other = {**WEIGHTS, "head.n": np.array(4)}
+    with pytest.raises(StorageError, match=r"000002/COMMIT is there already .*: another driver works on this run"):
+        store.commit(records[2], other)
+    assert store.load_weights(2)["head.n"] == 3
 
-    def counted(real: Callable[..., Any]) -> Callable[..., Any]:
-        def step(*args: Any) -> Any:
-            nonlocal steps
-            steps += 1
-            if steps == crash:
-                raise KeyboardInterrupt  # what no `except` of the store catches: the process is gone
-            return real(*args)
 
-        return step
+def test_old_weights_are_deleted_and_all_else_stays(store: RunStore, records: list[GenerationRecord]) -> None:
+    rewards = [store.load_candidates(g)["reward"].tolist() for g in range(3)]
+    store.prune(2, None)
+    store.load_weights(0)
+    store.prune(2, 2)
+    assert store.load_weights(1).keys() == WEIGHTS.keys()
+    with pytest.raises(UserError, match=r"generation 1 were deleted \(--keep-generations\) .* have theirs: 2\.\.3"):
+        store.load_weights(0)
+    with pytest.raises(UserError, match="generation 1 were deleted"):
+        started(config(start=f"{store.uri}@1"))
+    store.commit(records[3], WEIGHTS)
+    store.prune(3, 1)
+    assert store.load_last() is not None
+    assert store.committed() == [0, 1, 2, 3]
+    assert store.summaries() == [r.summary for r in records[:4]]
+    assert [store.load_candidates(g)["reward"].tolist() for g in range(3)] == rewards
 
-    monkeypatch.setattr("lfs.run_store.os.replace", counted(__import__("os").replace))
-    monkeypatch.setattr("lfs.run_store.sync_path", counted(lambda path: None))
-    try:
-        store.commit(records[3], WEIGHTS)
-    except KeyboardInterrupt:
-        assert store.committed() in ([0, 1, 2], [0, 1, 2, 3])
+
+def test_weights_that_cannot_be_deleted_are_deleted_the_next_time(
+    store: RunStore, records: list[GenerationRecord], caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.MonkeyPatch.context() as broken:
+        broken.setattr(store.files.files, "delete_file", fails)
+        store.attempts = 1
+        store.prune(2, 1)
+    assert "old weights cannot be deleted now" in caplog.text
+    store.load_weights(0)
+    store.commit(records[3], WEIGHTS)
+    store.prune(3, 1)
+    for old in range(3):
+        with pytest.raises(UserError, match="were deleted"):
+            store.load_weights(old)
+
+
+def fails(*_: object) -> None:
+    raise OSError(errno.EIO, "Input/output error")
+
+
+def test_two_thousand_generations_take_few_requests_each(records: list[GenerationRecord]) -> None:
+    disk = Disk()
+    store = RunStore("/runs/long", disk)
+    store.create(config())
+    for generation in range(2):
+        store.commit(replace(records[1], generation=generation), {})
+    folder = disk._find("/runs/long/generations")
+    assert folder
+    folder.names |= {f"{number:06d}": folder.names["000001"] for number in range(2, 2000)}
+    counting = FaultyFiles(disk)
+    store = RunStore("/runs/long", counting)
+    assert store.committed() == list(range(2000))
+    store.commit(replace(records[1], generation=2000), {})
+    store.prune(2000, 1999)
+    store.commit(replace(records[1], generation=2001), {})
+    store.prune(2001, 1999)
+    assert sum(kind.startswith(("list /runs/long/generations", "info")) for kind, _ in counting.steps) < 20
+    assert len(counting.steps) < 70
+
+
+@pytest.mark.parametrize("name", ["generations", "generations/000003", "events", "config.yaml"])
+def test_nothing_is_written_through_a_link_out_of_the_run(
+    store: RunStore, records: list[GenerationRecord], tmp_path: Path, name: str
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "mine").write_text("mine")
+    link = Path(store.path) / name
+    if link.is_dir():
+        shutil.rmtree(link)
+    link.unlink(missing_ok=True)
+    link.symlink_to(outside / "mine" if name == "config.yaml" else outside)
+    if name == "config.yaml":
+        store.write(b"new", name)  # takes the link's place
+        assert not link.is_symlink()
     else:
-        assert crash == 0
-    monkeypatch.undo()
-    last = store.load_last()
-    assert last is not None
-    assert last[0] in (records[2].state, records[3].state)
+        with pytest.raises(StorageError, match=r"a symbolic link leads out of .*runs/one"):
+            store.record_event("start") if name == "events" else store.commit(records[3], WEIGHTS)
+    assert [(p.name, p.read_text()) for p in outside.iterdir()] == [("mine", "mine")]
+
+
+@pytest.mark.parametrize("name", ["tune", "driver.log", ".lock"])
+def test_a_run_that_would_have_others_write_out_of_it_is_refused(store: RunStore, tmp_path: Path, name: str) -> None:
+    store.refuse_links()
+    (Path(store.path) / name).symlink_to(tmp_path / "outside")
+    with pytest.raises(UserError, match=rf"runs/one/{name} is a symbolic link out of its run"):
+        old_run(store, {}, View())
+
+
+def test_a_link_within_the_run_is_followed(store: RunStore, records: list[GenerationRecord]) -> None:
+    folder = Path(store.path)
+    (folder / "generations").rename(folder / "elsewhere")
+    (folder / "generations").symlink_to(folder / "elsewhere")
     store.commit(records[3], WEIGHTS)
     assert store.committed() == [0, 1, 2, 3]
 
 
-class FullHandler(pyarrow.fs.FileSystemHandler):
-    """A file system whose writes fail as on a full disk, the first `failures` times."""
-
-    def __init__(self, failures: int, code: int = errno.ENOSPC) -> None:
-        self.local, self.failures, self.code = pyarrow.fs.LocalFileSystem(), failures, code
-
-    def open_output_stream(self, path: str, metadata: Any) -> Any:
-        if self.failures:
-            self.failures -= 1
-            raise OSError(self.code, "No space left on device")
-        return self.local.open_output_stream(path)
-
-    def create_dir(self, path: str, recursive: bool) -> None:
-        self.local.create_dir(path, recursive=recursive)
-
-    def get_file_info(self, paths: list[str]) -> Any:
-        return self.local.get_file_info(paths)
-
-    def _unused(self, *_: Any) -> Any:
-        raise NotImplementedError
-
-    get_type_name = normalize_path = get_file_info_selector = open_input_stream = open_input_file = _unused
-    open_append_stream = delete_dir = delete_dir_contents = delete_root_dir_contents = delete_file = move = _unused
-    copy_file = _unused
-
-
-FullHandler.__abstractmethods__ = frozenset()
-
-
-def failing(store: RunStore, failures: int, attempts: int = 3) -> RunStore:
-    return RunStore(store.path, pyarrow.fs.PyFileSystem(FullHandler(failures)), attempts=attempts)
-
-
-def test_a_write_that_fails_is_tried_again(store: RunStore, records: list[GenerationRecord]) -> None:
-    failing(store, failures=2).commit(records[3], WEIGHTS)
-    assert store.committed() == [0, 1, 2, 3]
-
-
-def test_storage_that_stays_full_ends_in_one_line_with_the_last_commit_intact(
-    store: RunStore, records: list[GenerationRecord]
-) -> None:
-    with pytest.raises(OSError, match="No space left on device"):
-        failing(store, failures=100).commit(records[3], WEIGHTS)
-    assert store.committed() == [0, 1, 2]
+def test_drafts_of_a_process_that_was_killed_are_cleared_away(store: RunStore, records: list[GenerationRecord]) -> None:
+    folder = Path(store.path) / "generations" / "000003"
+    folder.mkdir()
+    (folder / "winner.safetensors.0123abcd.tmp").write_bytes(b"half")
+    store.commit(records[3], WEIGHTS)
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "COMMIT", "candidates.parquet", "state.json", "winner.safetensors"
+    ]  # fmt: skip
 
 
 def test_a_storage_path_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
@@ -196,8 +268,11 @@ def test_a_run_is_never_overwritten(store: RunStore) -> None:
     [
         (None, "is no run: it has no config.yaml"),
         ("[", "config.yaml: not a run's configuration"),
-        ("format: 99\nconfig: {}\n", "config.yaml: run format 99; this version reads format 2"),
-        ("format: 1\nconfig: {}\n", "run format 1; this version reads format 2: browse it with"),
+        (
+            "format: 99\nconfig: {}\n",
+            "config.yaml: format 99; this version reads format 2: it was written by a newer version",
+        ),
+        ("format: 1\nconfig: {}\n", "format 1; this version reads format 2: browse it with"),
         ("format: 2\nconfig: {seed: x}\n", "config.yaml: seed must be a whole number, got 'x'"),
     ],
 )
@@ -221,6 +296,30 @@ def test_storage_by_uri_is_the_same_store(store: RunStore, records: list[Generat
     assert json.dumps(by_uri.summaries()) == json.dumps(store.summaries())
     by_uri.commit(records[3], WEIGHTS)
     assert store.committed() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://KEYID:hunter2@bucket/runs",
+        "s3://bucket/runs?access_key=hunter2",
+        "s3://bucket/runs?region=eu&secret_key=hunter2",
+        "abfs://container@account.dfs.core.windows.net/runs?account_key=hunter2",
+        "abfs://container/runs?sas_token=hunter2",
+        "s3://bucket/runs?session_token=hunter2",
+        "hdfs://user:hunter2@host:8020/runs",
+    ],
+)
+def test_a_uri_with_a_secret_is_refused_and_not_repeated(uri: str) -> None:
+    with pytest.raises(UserError, match=r"must not hold .*; give it by the environment") as caught:
+        RunStore(uri)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\x1b[31m", "a/b", "..", "a\0"])
+def test_a_name_that_is_no_plain_folder_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match="name must be a plain folder name"):
+        config(name=name)
 
 
 @pytest.mark.parametrize("uri", ["nonsense://x/y", "s3:///"])

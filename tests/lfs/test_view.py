@@ -48,6 +48,24 @@ def rendered(what: Any, width: int = 100) -> list[str]:
     return [line.rstrip() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [
+        (
+            {"diverged": 2, "why_diverged": "candidate 3: loss is nan at step 7"},
+            ", 2 diverged (candidate 3: loss is nan",
+        ),
+        ({"diverged": 2, "why_diverged": None}, ", 2 diverged, winner's"),  # written before reasons were
+        ({"dropped": 1}, ", 1 dropped, winner's"),
+        ({"tied": True}, ", rewards tied: nothing learned, winner's"),
+    ],
+)
+def test_a_generation_line_says_what_went_wrong(changes: dict[str, Any], shown: str) -> None:
+    of = status()
+    assert shown in generation_line(of["summaries"][-1] | changes, of)
+    assert shown not in generation_line(of["summaries"][-1], of)
+
+
 def test_the_live_view_shows_candidates_policy_rate_and_time_left() -> None:
     lines = rendered(live_view(status()))
     assert lines[0].startswith("generation 3/5   best reward 0.9500   policy margin 0.")

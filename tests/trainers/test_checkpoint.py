@@ -1,3 +1,4 @@
+import json
 import os
 from pathlib import Path
 
@@ -6,10 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save
 
 from search_space.errors import UserError
 from trainers import checkpoint
-from trainers.checkpoint import from_bytes, load_checkpoint, save_checkpoint, to_bytes
+from trainers.checkpoint import from_bytes, load_checkpoint, save_checkpoint, to_bytes, to_parts
 
 WEIGHTS = {
     "backbone.conv.weight": np.arange(24, dtype=np.float32).reshape(2, 3, 2, 2),
@@ -18,9 +20,22 @@ WEIGHTS = {
 }
 METADATA = {"generation": 3, "reward": 0.1 + 0.2, "margins": [0.1, 0.35], "space": {"name": "local"}, "note": "é\n"}
 
-arrays = st.sampled_from([np.float32, np.float64, np.float16, np.int64, np.uint8, np.bool_]).flatmap(
-    lambda dtype: hnp.arrays(dtype, hnp.array_shapes(min_dims=0, min_side=0, max_side=3))
-)
+arrays = st.sampled_from(
+    [
+        np.float32,
+        np.float64,
+        np.float16,
+        np.int64,
+        np.int32,
+        np.int16,
+        np.int8,
+        np.uint64,
+        np.uint32,
+        np.uint16,
+        np.uint8,
+        np.bool_,
+    ]
+).flatmap(lambda dtype: hnp.arrays(dtype, hnp.array_shapes(min_dims=0, min_side=0, max_side=3)))
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
@@ -41,6 +56,23 @@ def test_bytes_round_trip_exactly(tensors, metadata):
     for name, array in tensors.items():
         assert loaded[name].dtype == array.dtype
         np.testing.assert_array_equal(loaded[name], array)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), arrays, max_size=6),
+    st.dictionaries(st.text(), json_values, max_size=4),
+)
+def test_the_bytes_are_those_of_the_library(tensors, metadata):
+    tensors.pop("__metadata__", None)
+    description = json.dumps(metadata, sort_keys=True, separators=(",", ":"))
+    ordered = {name: np.asarray(array, order="C") for name, array in tensors.items()}
+    assert to_bytes(tensors, metadata) == save(ordered, metadata={"json": description})
+
+
+def test_the_memory_of_weights_is_not_copied():
+    array = np.arange(6, dtype=np.float32)
+    assert np.shares_memory(np.asarray(to_parts({"w": array}, {})[1]), array)
 
 
 def test_equal_content_gives_equal_bytes_in_any_order_of_keys_and_memory():

@@ -66,6 +66,43 @@ def test_huge_learning_rate_is_divergence_not_an_exception(faces, steps, lr, rea
     assert result.weights == {}
 
 
+@dataclass
+class ExplodingLoss(FailingLoss):
+    """Finite, but its gradient is not, from call `step` on."""
+
+    def __call__(self, cosines: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        loss = torch.nn.functional.cross_entropy(cosines, target)
+        return loss + (cosines - cosines.detach()).sum().abs().sqrt() if self.calls >= self.step else loss
+
+
+@pytest.mark.parametrize(
+    ("step", "reason"),
+    [
+        (3, "loss is nan at step 4 of the generation"),
+        (CONFIG.generation_length, r"\S+ is not finite after the generation"),
+    ],
+)
+def test_a_gradient_that_explodes_is_divergence(trainer, step, reason):
+    loss = ExplodingLoss(step=int(step), value=0.0)
+    result = trainer.run(replace(candidate(), loss=loss))
+    assert result.diverged
+    assert re.fullmatch(reason, result.reason)
+    assert loss.calls <= step + 1
+
+
+def test_a_reward_that_is_not_finite_is_divergence(trainer, monkeypatch):
+    sets = trainer._validations["reward"]
+    scores = sets.named_scores
+
+    def broken(*arguments):
+        return {name: replace(score, value=math.nan) for name, score in scores(*arguments).items()}
+
+    monkeypatch.setattr(sets, "named_scores", broken)
+    result = trainer.run(candidate())
+    assert (result.diverged, result.reason, result.weights) == (True, "reward is nan after the generation", {})
+
+
 def test_a_diverged_candidate_leaves_no_trace(trainer):
     before = digest(trainer.run(candidate()))
     trainer.run(replace(candidate(), loss=FailingLoss(step=2, value=math.nan)))

@@ -1,0 +1,216 @@
+"""The committed generations of a run directory. A generation exists once its COMMIT does.
+
+    RUN/generations/000007/   state.json  candidates.parquet  winner.safetensors  COMMIT (written last)
+
+COMMIT names the size and SHA-256 of the other three. Whatever lacks it was cut off half way and is written again. The
+weights of old generations may be deleted; what they came to stays.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
+
+from lfs.files import Entry, Part
+from lfs.folder import TEMPORARY, Folder, StorageError, logger
+from lfs.locations import first_line, under
+from lfs.messages import GenerationRecord, SearchState
+from lfs.stored import generation_of, state_and_summary
+from lfs.untrusted import read_table
+from search_space.errors import UserError
+from trainers.candidate import Weights
+from trainers.checkpoint import from_bytes, to_parts
+from trainers.untrusted import parse_json
+
+GENERATIONS = "generations"
+COMMIT, STATE, CANDIDATES, WINNER = "COMMIT", "state.json", "candidates.parquet", "winner.safetensors"
+READERS = 16
+"""Generations that are read at once: an object store takes its time for each."""
+
+
+class Generations(Folder):
+    """Reads and writes the generations of one run directory; see the module."""
+
+    _with_weights: set[int] | None = None
+    """Generations whose weights have not been deleted, as far as this process knows; None: not looked yet."""
+
+    # ---- reading
+
+    def committed(self) -> list[int]:
+        """Numbers of the committed generations, rising."""
+        return sorted(_numbers(self._listed(), COMMIT))
+
+    def load_state(self, generation: int) -> tuple[SearchState, dict[str, Any]]:
+        """State after a committed generation, and its summary."""
+        return state_and_summary(self._verified(generation, STATE), generation, self._place(generation, STATE))
+
+    def load_weights(self, generation: int) -> Weights:
+        """The winner's weights of a committed generation.
+
+        Raises:
+            UserError: they have been deleted, or are damaged.
+        """
+        if not self.exists(GENERATIONS, _folder(generation), WINNER):
+            raise UserError(self._no_weights(generation))
+        place = self._place(generation, WINNER)
+        weights, _ = from_bytes(self._verified(generation, WINNER), source=place)
+        return weights
+
+    def load_candidates(self, generation: int) -> pd.DataFrame:
+        """The candidates of a committed generation, one row each."""
+        data = self._verified(generation, CANDIDATES)
+        try:
+            frame: pd.DataFrame = read_table(data).to_pandas(ignore_metadata=True)
+        except ValueError as error:
+            raise UserError(f"{self._place(generation, CANDIDATES)}: damaged: {first_line(error)}") from None
+        return frame
+
+    def summaries(self) -> list[dict[str, Any]]:
+        """Every committed generation in one line each."""
+        with ThreadPoolExecutor(READERS) as pool:
+            return [summary for _, summary in pool.map(self.load_state, self.committed())]
+
+    def load_last(self) -> tuple[SearchState, Weights] | None:
+        """State and weights after the last committed generation; None before the first."""
+        done = self.committed()
+        if not done:
+            return None
+        return self.load_state(done[-1])[0], self.load_weights(done[-1])
+
+    def _place(self, generation: int, name: str) -> str:
+        return under(self.uri, GENERATIONS, _folder(generation), name)
+
+    def _listed(self) -> list[Entry]:
+        """Everything in the folders of all generations, in one request."""
+        return self.files.list(self.at(GENERATIONS), deep=True)
+
+    def _verified(self, generation: int, name: str) -> bytes:
+        """The bytes of a file that is what COMMIT says."""
+        reading = COMMIT
+        try:
+            expected = parse_json(self.read(GENERATIONS, _folder(generation), COMMIT))[name]
+            reading = name
+            data = self.read(GENERATIONS, _folder(generation), name)
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            law = f"{self._place(generation, reading)}: a file of a committed generation cannot be read"
+            raise UserError(f"{law}: {first_line(error)}; {self._way_out(generation)}") from None
+        if expected != _fingerprint([data]):
+            law = f"{self._place(generation, name)}: damaged: size or SHA-256 differ from those in COMMIT"
+            raise UserError(f"{law}; {self._way_out(generation)}")
+        return data
+
+    def _way_out(self, generation: int) -> str:
+        """What to do about a damaged generation."""
+        listed = self._listed()
+        done = _numbers(listed, COMMIT)
+        before = {number for number in done if number < generation}
+        if generation != max(done, default=-1):
+            return "put it back from a copy"
+        if before and max(before) not in _numbers(listed, WINNER):
+            return "put it back from a copy: the weights of the generation before were deleted (--keep-generations)"
+        goes_on = f"goes on from generation {max(before) + 1}" if before else "begins with the first generation"
+        return f"put it back from a copy, or remove {self._place(generation, COMMIT)}: then --resume {goes_on}"
+
+    def _no_weights(self, generation: int) -> str:
+        """Why there are no weights of a committed generation."""
+        listed = self._listed()
+        have = sorted(_numbers(listed, WINNER) & _numbers(listed, COMMIT))
+        kept = f"{have[0] + 1}..{have[-1] + 1}" if have else "none"
+        law = f"{self.uri}: the weights of generation {generation + 1} were deleted (--keep-generations) or lost"
+        return f"{law}; generations that have theirs: {kept}"
+
+    # ---- writing
+
+    def commit(self, record: GenerationRecord, weights: Weights) -> None:
+        """Write one closed generation; COMMIT goes last, so a crash at any point leaves the previous one the last.
+
+        Raises:
+            StorageError: storage still refuses after `attempts` tries or does not answer, or the generation is there
+                already and is another one.
+        """
+        state = {"state": record.state.to_dict(), "summary": record.summary}
+        contents: dict[str, list[Part]] = {
+            STATE: [json.dumps(state, indent=1).encode()],
+            CANDIDATES: [_parquet(record.rows)],
+            WINNER: list(to_parts(weights, {"generation": record.generation, "candidate": record.winner})),
+        }
+        self.retrying(lambda: self._commit(record.generation, contents))
+        if self._with_weights is not None:
+            self._with_weights.add(record.generation)
+
+    def _commit(self, generation: int, contents: Mapping[str, list[Part]]) -> None:
+        folder = self.at(GENERATIONS, _folder(generation))
+        there = [entry.name for entry in self.files.list(folder)]
+        if COMMIT in there:
+            self._refuse_another(generation, contents)
+            return self.files.sync_folder(folder)
+        for name in there:
+            if name.endswith(TEMPORARY):  # of a process that was killed while it wrote this
+                self.files.delete_file(f"{folder}/{name}")
+        prints: dict[str, Any] = dict.fromkeys(contents)
+
+        def hash_all() -> None:
+            prints.update({name: _fingerprint(parts) for name, parts in contents.items()})
+
+        self._put({f"{folder}/{name}": parts for name, parts in contents.items()}, (hash_all,))
+        self._put({f"{folder}/{COMMIT}": [json.dumps(prints, indent=1).encode()]})
+        return None
+
+    def _refuse_another(self, generation: int, contents: Mapping[str, Sequence[Part]]) -> None:
+        """Raise `StorageError` unless a commit that is there is this one, written by a try whose answer was lost."""
+        try:
+            there = parse_json(self.read(GENERATIONS, _folder(generation), COMMIT))
+        except ValueError:
+            there = None
+        if there != {name: _fingerprint(parts) for name, parts in contents.items()}:
+            law = f"{self._place(generation, COMMIT)} is there already and of another content"
+            raise StorageError(f"{law}: another driver works on this run; end one of the two")
+
+    def prune(self, generation: int, keep: int | None) -> None:
+        """Delete the weights of all but the last `keep` generations. What cannot be deleted is tried again next time.
+
+        Args:
+            generation: the last one, which is committed.
+            keep: at least 1; None: all of them.
+        """
+        if keep is None:
+            return
+        try:
+            if self._with_weights is None:
+                self._with_weights = _numbers(self._listed(), WINNER)
+            for old in sorted(number for number in self._with_weights if number <= generation - keep):
+                self.delete(GENERATIONS, _folder(old), WINNER)
+                self._with_weights.discard(old)
+        except OSError as error:
+            logger.warning("old weights cannot be deleted now: %s", first_line(error))
+
+
+def _folder(generation: int) -> str:
+    return f"{generation:06d}"
+
+
+def _numbers(listed: Sequence[Entry], name: str) -> set[int]:
+    """The generations that have a file of this name."""
+    parts = [entry.name.split("/") for entry in listed if not entry.is_folder]
+    numbers = [generation_of(part[0]) for part in parts if len(part) == 2 and part[1] == name]
+    return {number for number in numbers if number is not None}
+
+
+def _fingerprint(parts: Sequence[Part]) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return {"size": sum(len(part) for part in parts), "sha256": digest.hexdigest()}
+
+
+def _parquet(rows: list[dict[str, Any]]) -> bytes:
+    columns = dict.fromkeys(name for row in rows for name in row)  # a diverged candidate has fewer
+    table = pa.table({name: [row.get(name) for row in rows] for name in columns})
+    sink = pa.BufferOutputStream()
+    pyarrow.parquet.write_table(table, sink)
+    return bytes(sink.getvalue())

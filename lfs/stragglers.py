@@ -1,0 +1,42 @@
+"""Candidates that take many times as long as the others of their generation."""
+
+import time
+from collections.abc import Callable
+
+from lfs.generation import Search
+
+
+class Stragglers:
+    """Times of the candidates in training.
+
+    Args:
+        factor: a candidate may take so many times the median of its generation; 0: as long as it likes.
+        clock: in seconds.
+    """
+
+    def __init__(self, factor: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.factor, self._clock = factor, clock
+        self._generation = -1
+        self._began: dict[tuple[str, int], float] = {}
+
+    def leased(self, trainer: str, generation: int, index: int) -> None:
+        """A trainer has a candidate from now on, unless it has had it before."""
+        if generation != self._generation:
+            self._generation, self._began = generation, {}
+        self._began.setdefault((trainer, index), self._clock())
+
+    def overdue(self, search: Search) -> dict[int, str]:
+        """Candidates that take too long, and how long that is.
+
+        The median is that of the whole generation, known once half of it is done. Diverged candidates end early and do
+        not count.
+        """
+        took = sorted(r.train_s + r.validate_s for r in search.reports.values() if not r.diverged)
+        num_candidates = len(search.actions) - sum(r.diverged for r in search.reports.values())
+        middle = (num_candidates - 1) // 2
+        if not self.factor or len(took) <= middle or search.state.generation != self._generation:
+            return {}
+        limit_s, now = self.factor * took[middle], self._clock()
+        reason = f"took more than {self.factor:g} times the median of {took[middle]:.3g} s"
+        running = {(trainer, index): index for trainer, index in search.running.items()}
+        return {i: reason for key, i in running.items() if now - self._began.get(key, now) > limit_s}

@@ -1,0 +1,54 @@
+"""What goes into the driver's log, and how much."""
+
+import logging
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from lfs import quiet
+from lfs.run_store import RunStore
+
+
+def test_the_log_of_a_driver_keeps_the_last_messages_within_its_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quiet, "LOG_BYTES", 10_000)
+    with quiet.quiet_logs(RunStore(str(tmp_path))):
+        for number in range(1000):
+            logging.getLogger("ray.tune").warning("message %d: %s", number, "x" * 50)
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 20_000
+    assert "message 999:" in (tmp_path / "driver.log").read_text()
+    assert "ray.tune" in (tmp_path / "driver.log.1").read_text()
+
+
+def test_a_log_whose_disk_is_full_says_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with quiet.quiet_logs(RunStore(str(tmp_path / "run"))):  # no such folder: it cannot be opened
+        logging.getLogger("lfs").warning("lost")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_who_logs_does_not_wait_for_a_disk_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quiet, "LAST_LOGS_S", 0.05)
+    hangs = threading.Event()
+
+    class Hung(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            hangs.wait(60)
+
+    began = time.monotonic()
+    with quiet.written_aside(Hung()) as handler:
+        for _ in range(3):
+            handler.handle(logging.makeLogRecord({"msg": "x"}))
+    assert time.monotonic() - began < 10
+    hangs.set()
+
+
+def test_it_leaves_with_a_last_line_though_its_main_thread_is_stuck() -> None:
+    code = "import threading, time; from lfs.quiet import leave\n"
+    code += "threading.Thread(target=leave, args=('gone',)).start(); time.sleep(60)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50)
+    assert (done.returncode, done.stderr) == (1, "gone\n")
