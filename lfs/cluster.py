@@ -23,6 +23,7 @@ import yaml
 from lfs.commands import OK, run_command
 from lfs.config import MAY_CHANGE_ON_RESUME
 from lfs.options import Parser, Tree, flag, line_of, read_recipe
+from lfs.terminal import printable
 from lfs.untrusted import MAX_YAML_BYTES
 from search_space.errors import UserError, require
 from trainers.untrusted import read_file
@@ -226,7 +227,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the command; see the module."""
     if argv[:1] == ["start"]:
         return start(argv[1:])
-    print(check_file(parser().parse_args(argv).file))
+    print(printable(check_file(parser().parse_args(argv).file)))
     return OK
 
 
