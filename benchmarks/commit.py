@@ -27,7 +27,7 @@ from lfs.config import SearchConfig
 from lfs.generation import first_state
 from lfs.messages import GenerationRecord
 from lfs.run_store import RunStore
-from trainers.backbones import make_backbone
+from trainers.backbones import build_backbone
 from trainers.candidate import Weights
 from trainers.checkpoint import to_bytes
 
@@ -45,7 +45,7 @@ def large(num_bytes: int) -> Weights:
 
 def mobilefacenet(num_classes: int) -> Weights:
     """MobileFaceNet's weights and buffers, a head, and momentum of all that is trained."""
-    backbone = make_backbone("mobilefacenet", 512, 112)
+    backbone = build_backbone("mobilefacenet", 512, 112)
     weights = {f"backbone.{name}": tensor.numpy() for name, tensor in backbone.state_dict().items()}
     weights["head.weight"] = np.random.default_rng(0).random((num_classes, 512), dtype=np.float32)
     trained = [f"backbone.{name}" for name, _ in backbone.named_parameters()] + ["head.weight"]

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import logging
 import secrets
+import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -63,9 +64,9 @@ class Folder:
 
     @property
     def shown(self) -> str:
-        """The folder as a command takes it: relative to the current one if it lies in it."""
+        """The folder as a shell takes it: relative to the current one if it lies in it."""
         here = f"{Path.cwd()}/"
-        return self.path.removeprefix(here) if "://" not in self.uri else self.uri
+        return shlex.quote(self.path.removeprefix(here) if "://" not in self.uri else self.uri)
 
     def at(self, *parts: str) -> str:
         """Path of what is in the folder."""
@@ -106,7 +107,7 @@ class Folder:
             StorageError: storage still refuses after `attempts` tries, or does not answer.
         """
         path = self.at(*parts)
-        self.retrying(lambda: self._put({path: [data]}))
+        self.retrying(lambda: self.files.together(lambda: self._put({path: [data]}), f"writing {path}"))
 
     def delete(self, *parts: str) -> None:
         """Remove a file; it may be gone already.
@@ -120,7 +121,7 @@ class Folder:
             if self.files.info(path):
                 self.files.delete_file(path)
 
-        self.retrying(delete)
+        self.retrying(lambda: self.files.together(delete, f"deleting {path}"))
 
     def remove(self) -> None:
         """Remove the folder with all that is in it."""

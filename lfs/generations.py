@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -139,7 +140,8 @@ class Generations(Folder):
             CANDIDATES: [_parquet(record.rows)],
             WINNER: list(to_parts(weights, {"generation": record.generation, "candidate": record.winner})),
         }
-        self.retrying(lambda: self._commit(record.generation, contents))
+        commit = partial(self._commit, record.generation, contents)
+        self.retrying(lambda: self.files.together(commit, f"committing {_folder(record.generation)}"))
         if self._with_weights is not None:
             self._with_weights.add(record.generation)
 

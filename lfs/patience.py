@@ -4,8 +4,9 @@ given up. The thread that is stuck in one is left alone, and does not keep the p
 import errno
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import Generic, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, Generic, TypeVar
 
 from lfs.files import CHUNK_BYTES, Entry, Files, Part
 
@@ -29,45 +30,63 @@ class Pending(Generic[T]):
     """An operation that has begun, in a thread of its own.
 
     Args:
-        action: is given a function to call at every sign of life.
-        what: the operation's name, for the error.
+        what: its name, for the error.
     """
 
-    def __init__(self, action: Callable[[Callable[[], None]], T], what: str) -> None:
-        self.what = what
-        self.over = threading.Event()
+    def __init__(self, action: Callable[[], T], what: str) -> None:
+        self.what, self.over, self.given_up = what, threading.Event(), False
+        self.part_of: Pending[Any] | None = _current()
+        self.heard = time.monotonic()
         self._action = action
         self._result: list[T] = []
         self._error: BaseException | None = None
-        self._heard = time.monotonic()
         aside(self._run)
 
     def _run(self) -> None:
+        before, _here.pending = _current(), self
         try:
-            self._result.append(self._action(self._hear))
+            self._result.append(self._action())
         except BaseException as error:
             self._error = error
-        self.over.set()
+        finally:
+            _here.pending = before
+            self.over.set()
 
-    def _hear(self) -> None:
-        self._heard = time.monotonic()
-
-    def wait(self, limit_s: Callable[[], float]) -> T:
-        """The result, or its exception.
-
-        Raises:
-            UnansweredError: nothing was heard of it for `limit_s`.
-        """
-        while not self.over.wait(max(0.0, self._heard + (limit := limit_s()) - time.monotonic())):
-            if time.monotonic() - self._heard >= limit:
-                raise UnansweredError(f"{self.what} does not answer since {limit:g} s")
+    def result(self) -> T:
+        """What came of it, once it is over."""
+        self.over.wait()
         if self._error is not None:
             raise self._error
         return self._result[0]
 
 
+_here = threading.local()
+
+
+def _current() -> Pending[Any] | None:
+    """The operation that this thread is part of."""
+    found: Pending[Any] | None = getattr(_here, "pending", None)
+    return found
+
+
+def alive(what: str = "") -> None:
+    """Give a sign of life of the operation that this thread is part of.
+
+    Args:
+        what: is done next.
+    Raises:
+        UnansweredError: it was given up long ago, and is not to do anything more.
+    """
+    pending = _current()
+    while pending is not None:
+        if pending.given_up:
+            raise UnansweredError(f"{what or pending.what}: given up")
+        pending.heard, pending.what = time.monotonic(), what or pending.what
+        pending = pending.part_of
+
+
 class Patience:
-    """Files whose operations end.
+    """Files whose operations end. Those of one `together` share a thread; the limit is on each of them all the same.
 
     Args:
         limit_s: time without a sign of life after which an operation is given up.
@@ -75,22 +94,46 @@ class Patience:
 
     def __init__(self, files: Files, limit_s: float = LIMIT_S) -> None:
         self.files, self.limit_s, self.whole = files, limit_s, files.whole
-        self._stuck: list[Pending[object]] = []
+        self._stuck: list[Pending[Any]] = []
+
+    def together(self, action: Callable[[], T], what: str) -> T:
+        """The result of an action.
+
+        Raises:
+            UnansweredError: an operation in it has made no progress for `limit_s`.
+        """
+        alive(what)
+        if _current() is not None:
+            return action()
+        pending = Pending(action, what)
+        while not pending.over.wait(max(0.0, pending.heard + (limit := self.limit) - time.monotonic())):
+            if time.monotonic() - pending.heard >= limit:
+                pending.given_up = True
+                self._stuck.append(pending)
+                raise UnansweredError(f"{pending.what} does not answer since {limit:g} s")
+        return pending.result()
+
+    @property
+    def limit(self) -> float:
+        """Seconds to wait now."""
+        self._stuck = [pending for pending in self._stuck if not pending.over.is_set()]
+        return min(self.limit_s, STUCK_LIMIT_S) if self._stuck else self.limit_s
 
     def read(self, path: str, most: int) -> bytes:
         """A file's bytes; `OSError` if there are more than `most`."""
 
-        def action(hear: Callable[[], None]) -> bytes:
-            parts: list[bytes] = []
-            for part in _heard(self.files.read(path), hear):
+        def read() -> bytes:
+            parts, size = [], 0
+            for part in _told(self.files.read(path)):
                 parts.append(part)
-                if sum(map(len, parts)) > most:
+                size += len(part)
+                if size > most:
                     raise OSError(errno.EFBIG, f"more than {most:,} bytes", path)
             return b"".join(parts)
 
-        return self._do(action, f"reading {path}")
+        return self.together(read, f"reading {path}")
 
-    def create_all(self, contents: dict[str, list[Part]], beside: Iterable[Callable[[], None]] = ()) -> None:
+    def create_all(self, contents: Mapping[str, Sequence[Part]], beside: Sequence[Callable[[], None]] = ()) -> None:
         """Several files at once.
 
         Args:
@@ -99,62 +142,52 @@ class Patience:
         Raises:
             OSError: the first of those that failed, once none is written any more.
         """
-        begun: list[Pending[None]] = [
-            Pending(lambda hear, path=path, parts=parts: self.files.create(path, _heard(_cut(parts), hear)),  # type: ignore[misc]
-                    f"writing {path}")
-            for path, parts in contents.items()
-        ]  # fmt: skip
-        begun += [Pending(lambda _, work=work: work(), "hashing") for work in beside]  # type: ignore[misc]
-        errors: list[OSError] = []
-        for pending in begun:
-            try:
-                self._wait(pending)
-            except OSError as error:
-                errors.append(error)
-        if errors:
-            raise next((e for e in errors if isinstance(e, UnansweredError)), errors[0])
+
+        def create(path: str, parts: Sequence[Part]) -> None:
+            alive(f"writing {path}")
+            self.files.create(path, _told(_cut(parts)))
+
+        def all_of_them() -> None:
+            begun = [Pending(partial(create, *content), f"writing {content[0]}") for content in contents.items()]
+            begun += [Pending(work, "hashing") for work in beside]
+            errors: list[OSError] = []
+            for pending in begun:
+                try:
+                    pending.result()
+                except OSError as error:
+                    errors.append(error)
+            if errors:
+                raise errors[0]
+
+        self.together(all_of_them, "writing")
 
     def rename(self, old: str, new: str) -> None:
         """Another name for a file."""
-        self._do(lambda _: self.files.rename(old, new), f"renaming {old}")
+        self.together(lambda: self.files.rename(old, new), f"renaming {old}")
 
     def sync_folder(self, path: str) -> None:
         """Wait until the names in a folder are safe."""
-        self._do(lambda _: self.files.sync_folder(path), f"syncing {path}")
+        self.together(lambda: self.files.sync_folder(path), f"syncing {path}")
 
     def make_folder(self, path: str) -> None:
         """A folder in one that is there."""
-        self._do(lambda _: self.files.make_folder(path), f"making {path}")
+        self.together(lambda: self.files.make_folder(path), f"making {path}")
 
     def info(self, path: str) -> Entry | None:
         """What is there; None: nothing."""
-        return self._do(lambda _: self.files.info(path), f"looking for {path}")
+        return self.together(lambda: self.files.info(path), f"looking for {path}")
 
     def list(self, path: str, *, deep: bool = False) -> list[Entry]:
         """What is in a folder."""
-        return self._do(lambda _: self.files.list(path, deep=deep), f"listing {path}")
+        return self.together(lambda: self.files.list(path, deep=deep), f"listing {path}")
 
     def delete_file(self, path: str) -> None:
         """Remove a file."""
-        self._do(lambda _: self.files.delete_file(path), f"deleting {path}")
+        self.together(lambda: self.files.delete_file(path), f"deleting {path}")
 
     def delete_folder(self, path: str) -> None:
         """Remove a folder and all that is in it."""
-        self._do(lambda _: self.files.delete_folder(path), f"deleting {path}")
-
-    def _do(self, action: Callable[[Callable[[], None]], T], what: str) -> T:
-        return self._wait(Pending(action, what))
-
-    def _wait(self, pending: Pending[T]) -> T:
-        try:
-            return pending.wait(self._limit)
-        except UnansweredError:
-            self._stuck.append(pending)  # type: ignore[arg-type]
-            raise
-
-    def _limit(self) -> float:
-        self._stuck = [pending for pending in self._stuck if not pending.over.is_set()]
-        return min(self.limit_s, STUCK_LIMIT_S) if self._stuck else self.limit_s
+        self.together(lambda: self.files.delete_folder(path), f"deleting {path}")
 
 
 def _cut(parts: Iterable[Part]) -> Iterator[Part]:
@@ -164,7 +197,8 @@ def _cut(parts: Iterable[Part]) -> Iterator[Part]:
         yield from (whole[at : at + CHUNK_BYTES] for at in range(0, len(whole), CHUNK_BYTES))
 
 
-def _heard(parts: Iterable[T], hear: Callable[[], None]) -> Iterator[T]:
+def _told(parts: Iterable[T]) -> Iterator[T]:
+    """The same parts, each of which is a sign of life."""
     for part in parts:
-        hear()
+        alive()
         yield part

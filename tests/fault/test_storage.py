@@ -2,8 +2,10 @@
 
 import contextlib
 import errno
+import os
 import random
 import re
+import stat
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -204,6 +206,22 @@ def test_real_files_are_as_good_as_the_made_ones(tmp_path: Path, make: Callable[
         path = str(tmp_path / str(number))
         at = (step[0].replace(str(tmp_path / "undisturbed"), path), step[1])
         recovers(make(path), disturbed(make(path), Fault(at, no_space, partial=True), path), path)
+
+
+def test_local_files_sync_what_they_write_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    fsync, replace_ = os.fsync, os.replace
+
+    def synced(descriptor: int) -> None:
+        calls.append("sync folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "sync file")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", lambda *names: (calls.append("rename"), replace_(*names)))
+    RunStore(str(tmp_path)).write(b"x", "result.json")
+    assert calls == ["sync file", "rename", "sync folder"]
 
 
 def test_a_power_loss_takes_what_was_not_synced() -> None:

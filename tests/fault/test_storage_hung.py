@@ -66,11 +66,14 @@ def test_a_commit_that_hangs_is_given_up_once_and_may_be_done_later(disk: HungDi
     opened(disk).create(config())
     disk.hangs = hangs
     began = time.monotonic()
+    store = opened(disk)
     with pytest.raises(StorageError, match=r"/runs/one: .* does not answer since 0\.1 s"):
-        opened(disk).commit(record, weights)
+        store.commit(record, weights)
     assert time.monotonic() - began < 10 * LIMIT_S, "it was not tried again and again"
+    [stuck] = store.files._stuck
     disk.answers.set()
-    assert opened(disk).committed() == []
+    assert stuck.over.wait(30)
+    assert opened(disk).committed() == [], "what was given up went on when storage answered again"
     opened(disk).commit(record, weights)
     assert opened(disk).committed() == [0]
 
@@ -91,7 +94,7 @@ def test_what_hangs_while_reading_is_one_line(disk: HungDisk) -> None:
             later.setattr(store.files, "limit_s", 10.0)
             later.setattr(patience, "STUCK_LIMIT_S", 10.0)
             assert store.load_config() == config()
-        if store.files._limit() == LIMIT_S:
+        if store.files.limit == LIMIT_S:
             return
     raise AssertionError("the storage answers again, and still nobody waits for it")
 

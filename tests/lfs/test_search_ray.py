@@ -28,14 +28,14 @@ BY_THE_WAY = ("trainer", "train_s", "validate_s")
 """Columns of a candidate that say who worked and how long, not what came out."""
 
 
-def digest(run: Path) -> list[Any]:
+def digest(run: Path | RunStore) -> list[Any]:
     """All that a search computed: states, candidates and the winners' weights, to the last bit."""
-    store = RunStore(str(run))
+    store = run if isinstance(run, RunStore) else RunStore(str(run))
     made = []
     for generation in store.committed():
         state, summary = store.load_state(generation)
         rows = store.load_candidates(generation).drop(columns=list(BY_THE_WAY)).to_json(double_precision=15)
-        weights = (run / "generations" / f"{generation:06d}" / "winner.safetensors").read_bytes()
+        weights = store.read("generations", f"{generation:06d}", "winner.safetensors")
         facts = {k: v for k, v in summary.items() if k not in ("wall_s", "images_per_s")}
         made.append((json.dumps(state.to_dict()), json.dumps(facts), rows, weights))
     return made
