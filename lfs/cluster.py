@@ -23,7 +23,10 @@ import yaml
 from lfs.commands import OK, run_command
 from lfs.config import MAY_CHANGE_ON_RESUME
 from lfs.options import Parser, Tree, flag, line_of, read_recipe
+from lfs.terminal import printable
+from lfs.untrusted import MAX_YAML_BYTES
 from search_space.errors import UserError, require
+from trainers.untrusted import read_file
 
 PLACEHOLDER = re.compile(r"<[A-Z][A-Z0-9_]*>")
 MARK = re.compile(r"# EDIT: *(.*)")
@@ -57,7 +60,7 @@ def check_file(file: str) -> str:
     """
     path = Path(file)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_file(path, MAX_YAML_BYTES).decode()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: cannot be read as text: {error}") from None
     refuse_placeholders(file, text)
@@ -224,7 +227,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the command; see the module."""
     if argv[:1] == ["start"]:
         return start(argv[1:])
-    print(check_file(parser().parse_args(argv).file))
+    print(printable(check_file(parser().parse_args(argv).file)))
     return OK
 
 

@@ -7,6 +7,7 @@ from lfs.run_store import RunStore
 from search_space.errors import UserError
 from trainers.config import DataConfig
 from trainers.data.lmdb_source import LmdbSource
+from trainers.untrusted import open_file
 
 
 def data_digest(data: DataConfig) -> dict[str, str]:
@@ -52,7 +53,7 @@ def _extent(path: str) -> str:
 
 def _sha256(path: str) -> str:
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             return f"sha256 {hashlib.file_digest(file, 'sha256').hexdigest()}"
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 from lfs.commands import FAILED
 from lfs.run_store import RunStore
+from lfs.terminal import printable
 
 
 @contextlib.contextmanager
@@ -46,7 +47,7 @@ class LogFile(logging.handlers.RotatingFileHandler):
 
 def leave(line: str) -> None:
     """End this process with a last line, whatever its other threads are stuck in."""
-    print(line, file=sys.stderr, flush=True)
+    print(printable(line), file=sys.stderr, flush=True)
     os._exit(FAILED)
 
 

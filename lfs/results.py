@@ -94,7 +94,12 @@ def write(table: pd.DataFrame, csv: str, parquet: str) -> None:
         try:
             if path:
                 save()
-        except (OSError, ValueError, pa.ArrowException) as error:  # what is stored may not fit into one table
+        except (
+            OSError,
+            ValueError,
+            OverflowError,
+            pa.ArrowException,
+        ) as error:  # what is stored may not fit into one table
             raise UserError(f"{path}: cannot be written: {error}") from None
 
 

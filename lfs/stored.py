@@ -1,6 +1,6 @@
 """What the files of a run hold, checked when they are read: whoever can write them can match their checksums."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import pydantic
 
@@ -9,24 +9,25 @@ from search_space.errors import UserError
 from trainers.untrusted import parse_json
 
 MAX_GENERATIONS = 10**6
+Count = Annotated[int, pydantic.Field(ge=0, lt=2**63)]
 
 
 class Summary(pydantic.BaseModel, extra="allow"):
     """A generation in one line, as `state.json` holds it; further values are kept as they are."""
 
-    generation: int
+    generation: Count
     mode: str
     warmup: bool
-    candidates: int
-    diverged: int
+    candidates: Count
+    diverged: Count
     why_diverged: str = ""
-    dropped: int = 0
+    dropped: Count = 0
     tied: bool = False
-    rejected: int
+    rejected: Count
     best_reward: float
     best_reward_se: float | None
     mean_reward: float
-    winner: int
+    winner: Count
     train_loss: float | None
     winner_margins: list[float]
     winner_loss: dict[str, Any]
@@ -42,7 +43,7 @@ class Summary(pydantic.BaseModel, extra="allow"):
 class Result(pydantic.BaseModel, extra="allow"):
     """Test scores of the final model, as `result.json` holds them."""
 
-    generation: int
+    generation: Count
     test: dict[str, float]
 
 

@@ -1,6 +1,7 @@
 """Files that someone else may have written: read in bounds, and parsed into plain values or refused."""
 
 import errno
+import io
 import json
 import os
 import stat
@@ -17,13 +18,26 @@ def read_file(path: str | Path, max_bytes: int) -> bytes:
     Raises:
         OSError: it cannot be read, is a pipe, a device or a folder (a pipe would hang whoever opens it), or is larger.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        require_regular(status.st_mode, path)
-        if status.st_size > max_bytes:
+    with open_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > max_bytes:
             raise OSError(errno.EFBIG, f"more than {max_bytes:,} bytes", str(path))
-        return file.read(status.st_size)  # room is made for as many bytes as are asked for
+        return file.read(size)  # room is made for as many bytes as are asked for
+
+
+def open_file(path: str | Path) -> io.BufferedReader:
+    """A regular file, open for reading.
+
+    Raises:
+        OSError: it cannot be opened, or is a pipe, a device or a folder.
+    """
+    file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")  # noqa: SIM115
+    try:
+        require_regular(os.fstat(file.fileno()).st_mode, path)
+    except OSError:
+        file.close()
+        raise
+    return file
 
 
 def require_regular(mode: int, path: str | Path) -> None:

@@ -11,10 +11,10 @@ import os
 import random
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import yaml
@@ -30,6 +30,7 @@ from search_space.errors import UserError
 from tests.fuzz.mutate import Case, mutated_bytes, mutated_tree
 from tests.lfs.fakes import config, drive
 
+Command = Callable[[Sequence[str]], int]
 SPECIAL = (b"/pipe", b"/folder", b"/device", b"/gone", b"/link")
 NAMES = (
     "generations/99999999999999999999/COMMIT", "generations/²/COMMIT", "generations/2/COMMIT", "generations/-1/COMMIT",
@@ -125,18 +126,24 @@ def quiet() -> Iterator[tuple[io.StringIO, io.StringIO]]:
         yield out, err
 
 
-def read_run(case: Case, folder: Path) -> object:
+def read_run_in_part(case: Case, folder: Path) -> object:
+    """As two of the commands that hang on the case alone read it: many cases say more than many commands."""
+    chance = random.Random(zlib.crc32(case))
+    return read_run(case, folder, chance.sample(COMMANDS, 2))
+
+
+def read_run(case: Case, folder: Path, commands: Sequence[Command] = ()) -> object:
     """Every command that reads a run, up to where Ray or training would start."""
     root = folder / "run"
     shutil.rmtree(root, ignore_errors=True)
     write_run(case, root)
-    faults = [fault for command in COMMANDS if (fault := _one_line(command, str(root)))]
+    faults = [fault for command in commands or COMMANDS if (fault := _one_line(command, str(root)))]
     if faults:
         raise UserError(faults[0])
     return None
 
 
-def _one_line(command: Any, root: str) -> str:
+def _one_line(command: Command, root: str) -> str:
     """The line with which a command refuses a run; empty: it does not. Anything else is a defect."""
     with quiet() as (out, err):
         code = run_command(command, [root])

@@ -19,7 +19,7 @@ from lfs.untrusted import read_table
 from search_space.errors import UserError
 from tests.fuzz.lmdb_file import LmdbFile
 from tests.fuzz.mutate import Case, Mutate, mutated_bytes, mutated_tree
-from tests.fuzz.runs import mutated_run, read_run, run_seeds
+from tests.fuzz.runs import mutated_run, read_run_in_part, run_seeds
 from tests.trainers.data_files import encode, smooth_picture
 from trainers.checkpoint import from_bytes, to_bytes
 from trainers.data.datum import encode_datum
@@ -318,6 +318,6 @@ TARGETS = {
         Target("lmdb", cached(lmdb_seeds), mutated_lmdb, read_lmdb),
         Target("checkpoint", cached(checkpoint_seeds), mutated_checkpoint, read_checkpoint),
         Target("table", cached(table_seeds), mutated_table, read_parquet),
-        Target("run", cached(run_seeds), mutated_run, read_run),
+        Target("run", cached(run_seeds), mutated_run, read_run_in_part),
     )
 }

@@ -1,6 +1,7 @@
 """A run directory of any content, whose checksums are right, ends every command that reads it in one line."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,15 @@ from typing import Any
 import pytest
 import yaml
 
+from lfs.data_digest import data_digest
 from lfs.run_store import RunStore
 from lfs.service import announced_by, controller_of, is_here
 from lfs.stored import generation_of
 from search_space.errors import UserError
 from tests.fuzz.mutate import nested
 from tests.fuzz.runs import SPECIAL, base_files, read_run
+from trainers.config import DataConfig
+from trainers.data.lmdb_source import write_lmdb
 
 STATE, CONFIG, RESULT = "generations/000002/state.json", "config.yaml", "result.json"
 Change = Callable[[dict[str, Any]], object]
@@ -57,6 +61,8 @@ def with_policy(dim: int) -> Change:
         (STATE, with_policy(3), "the policy of another space"),
         (STATE, lambda v: v["summary"].update(best_reward="x"), "best_reward"),
         (STATE, lambda v: v["summary"].update(best_reward=10**400), "best_reward"),
+        (STATE, lambda v: v["summary"].update(candidates=10**400), "candidates"),
+        (STATE, lambda v: v["summary"].update(extra=10**400), "cannot be written"),
         (STATE, lambda v: v["summary"].update(policy_mean=[]), "one value for each"),
         (STATE, lambda v: v["summary"].update(winner_loss={"loss": "am", "margin": {}}), "stored loss am"),
         (STATE, lambda v: v["summary"].update(winner_loss=nested(100)), "nested too deep"),
@@ -85,6 +91,15 @@ def test_pipes_folders_devices_and_circles_in_place_of_files(tmp_path: Path, kin
     assert lines[CONFIG]
     assert lines[STATE]
     assert lines["generations/000002/winner.safetensors"]
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_among_the_data_of_a_run(tmp_path: Path) -> None:
+    write_lmdb(tmp_path / "faces.lmdb", [("key", b"value")])
+    os.mkfifo(tmp_path / "list.txt")
+    data = DataConfig(train=(str(tmp_path / "faces.lmdb"),), train_list=(str(tmp_path / "list.txt"),))
+    with pytest.raises(UserError, match=r"list.txt: .*not a regular file"):
+        data_digest(data)
 
 
 def test_names_of_generations() -> None:

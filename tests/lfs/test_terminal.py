@@ -56,8 +56,11 @@ def test_a_console_prints_no_control_characters_of_others(terminal: bool) -> Non
 
 def test_square_brackets_are_no_markup() -> None:
     out = io.StringIO()
-    View(SafeConsole(file=out)).say("[red]a[/red] :smile: [link=http://x]y[/link]")
-    assert out.getvalue() == "[red]a[/red] :smile: [link=http://x]y[/link]\n"
+    text = "[red]a[/red] :smile: [link=http://x]y[/link]"
+    console = SafeConsole(file=out, width=100)
+    console.print(text)
+    View(console).say(text)
+    assert out.getvalue() == f"{text}\n" * 2
 
 
 def test_errors_are_one_printable_line(capsys: pytest.CaptureFixture[str]) -> None:

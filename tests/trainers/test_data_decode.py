@@ -68,12 +68,9 @@ def png_with(kind: bytes, claimed: int) -> bytes:
 
 
 def hidden_frame(width: int, height: int) -> bytes:
-    """A large frame header behind stuffing and restart markers, and a small one where a reader that takes them for
-    segments with a length would look."""
-    large, small = jpeg_that_claims(width, height), encode(smooth_picture(5))
-    frame = small[small.index(b"\xff\xc0") :][:19]
-    hidden = b"\xff\x00\x00\x04\xff\xd0\x00\x04"
-    return large[:2] + hidden + large[2:] + frame
+    """A frame header behind a stuffed byte and a restart marker, which a reader that takes them for segments skips."""
+    large = jpeg_that_claims(width, height)
+    return large[:2] + b"\xff\x00\x40\x00\xff\xd0\x40\x00" + large[2:]
 
 
 def insert_garbage(jpeg: bytes) -> bytes:
