@@ -5,7 +5,8 @@
 A real search with a small network, two candidates a generation of two steps each, on trainers of its own Ray. Every
 few seconds the driver, the controller, the trainers and Ray's own daemons are looked at, and the disk use of the run
 and of Ray's logs. Slopes are of straight lines through the second half of the samples, per 1,000 generations, with
-their standard errors, which take the samples for independent. USS is memory that no other process shares.
+their standard errors, which take the samples for independent. `anon_mib` is resident memory that no file is behind:
+what a process has allocated, whoever else has its libraries in memory.
 """
 
 import argparse
@@ -28,6 +29,7 @@ import psutil
 import scipy.stats
 import yaml
 
+from benchmarks.search_overhead import field_mib
 from trainers.data.builtin import FaceSetSpec, ensure_builtin_faces
 
 matplotlib.use("Agg")
@@ -68,17 +70,18 @@ def role(process: psutil.Process, driver: int) -> str:
 
 
 def memory(driver: psutil.Process) -> Sample:
-    """RSS, USS, descriptors and threads by role; the largest where several have one."""
+    """Resident and anonymous memory, descriptors and threads by role; the largest where several have one."""
     found: Sample = {}
     for process in [driver, *driver.children(recursive=True)]:
         try:
             name = role(process, driver.pid)
             if name:
-                full = process.memory_full_info()
-                values = {"rss_mib": full.rss / MIB, "uss_mib": full.uss / MIB, "fds": process.num_fds()}
+                status = Path(f"/proc/{process.pid}/status")
+                values = {"rss_mib": field_mib(status, "VmRSS"), "anon_mib": field_mib(status, "RssAnon")}
+                values["fds"] = process.num_fds()
                 for key, value in (values | {"threads": process.num_threads()}).items():
                     found[f"{name} {key}"] = max(value, found.get(f"{name} {key}", 0))
-        except psutil.Error:
+        except (psutil.Error, OSError, ValueError):
             continue  # it has ended
     return found
 
@@ -162,7 +165,7 @@ def markdown(found: dict[str, dict[str, float]]) -> str:
 
 def draw(table: pd.DataFrame, file: Path) -> None:
     """Everything over generations."""
-    kinds = ("uss_mib", "fds", "threads", "disk_mib")
+    kinds = ("anon_mib", "fds", "threads", "disk_mib")
     figure, axes = plt.subplots(1, len(kinds), figsize=(20, 5))
     for axis, kind in zip(axes, kinds, strict=True):
         columns: Sequence[Any] = [column for column in table.columns if column.endswith(kind)]

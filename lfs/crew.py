@@ -1,5 +1,6 @@
 """The trainers of a search as Tune trials: as many as the controller wants, restarted when they die."""
 
+import contextlib
 from typing import Any
 
 from ray import tune
@@ -69,6 +70,7 @@ class Shifts(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """A trainer says with its last result whether it leaves."""
+        forget_results(tune_controller)
         if not result.get(LEAVES):
             return str(TrialScheduler.CONTINUE)
         tune_controller.pause_trial(trial, should_checkpoint=False)
@@ -83,6 +85,16 @@ class Shifts(FIFOScheduler):
         watch = Watch.live.get(self.controller)
         at_work = sum(trial.status == Trial.RUNNING for trial in trials)
         return paused[0] if watch is not None and at_work < watch.wanted else None
+
+
+def forget_results(tune_controller: Any) -> None:
+    """Let go of results that Tune has dealt with: it keeps a reference to each until the trial ends, and with it the
+    result, which in a search of days is all of them. There is no setting for it."""
+    with contextlib.suppress(AttributeError):  # another version of Ray, which may do without
+        manager = tune_controller._actor_manager
+        awaited = manager._actor_task_events.get_futures()
+        for futures in manager._tracked_actors_to_task_futures.values():
+            futures &= awaited
 
 
 class CandidatesCSV(CSVLoggerCallback):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from ray.air.execution._internal import RayActorManager
 from ray.tune.experiment import Trial
 from ray.tune.logger import CSVLoggerCallback
 from ray.tune.schedulers import TrialScheduler
@@ -104,6 +105,16 @@ def test_one_that_leaves_is_paused_and_comes_back_when_it_is_wanted(driver: Driv
     del Watch.live["controller/x"]
     assert Shifts("controller/x").choose_trial_to_run(FakeTune(Trial.PAUSED)) is None
     Watch.live["controller/x"] = driver  # type: ignore[assignment]
+
+
+def test_results_that_tune_has_dealt_with_are_not_kept_for_as_long_as_a_trainer_lives() -> None:
+    made = FakeTune(Trial.RUNNING)
+    made._actor_manager = RayActorManager(resource_manager=None)
+    for trial in ("a", "b"):
+        made._actor_manager._tracked_actors_to_task_futures[trial] |= {f"{trial} 1", f"{trial} 2", f"{trial} 3"}
+        made._actor_manager._actor_task_events.track_future(f"{trial} 3")
+    Shifts("controller/x").on_trial_result(made, made.trials[0], {"candidate": 1})
+    assert dict(made._actor_manager._tracked_actors_to_task_futures) == {"a": {"a 3"}, "b": {"b 3"}}
 
 
 def test_the_table_of_a_trainer_has_candidates_alone(monkeypatch: pytest.MonkeyPatch) -> None:
