@@ -25,6 +25,7 @@ from lfs.attendance import Attendance
 from lfs.board import Board, continued
 from lfs.config import SearchConfig
 from lfs.connect import NAMESPACE
+from lfs.demand import ACTIONS, Demand, standing
 from lfs.messages import GenerationRecord, Lease, Report
 from lfs.run_store import RunStore
 from lfs.shares import Claim
@@ -41,14 +42,6 @@ OVERTIME_S = 1.0
 """Between two looks for candidates that take too long."""
 FOLLOWS_S = 5.0
 """Whoever asked for the status so long ago is no longer there."""
-ACTIONS = {
-    "pause": "its trainers end as they finish their candidates, and their resources are free then",
-    "resume": "its trainers come back as there is room",
-    "stop": "it stops after this generation",
-    "stop-now": "it stops at once; committed generations stay",
-    "extend": "it goes on to so many generations",
-}
-"""What a user may do to a running search."""
 MAX_CALLS = 100_000
 """At once; a trainer that waits for work is one."""
 NEVER = 2**31 - 1
@@ -74,15 +67,12 @@ class Controller:
         self.attendance = Attendance(self._left)
         self.stragglers = Stragglers(config.straggler_factor)
         self._overtime: asyncio.Task[None] | None = None
-        self._draining: frozenset[str] = frozenset()
         self._followers: dict[str, float] = {}
-        self._claim: Claim | None = None
         self._held: Any = None
         self._came = False
-        self._allowed = config.most_workers
-        self._paused = False
+        self.demand = Demand(search, self.attendance)
         for action in standing(self.store, search.state.generation):
-            self._obey(action)
+            self.demand.obey(action)
         self._versions = look.versions()
         leave_garbage()
 
@@ -105,7 +95,7 @@ class Controller:
         self.attendance.join(trainer, incarnation, actor, node)
         until = time.monotonic() + POLL_S
         while self.attendance.has(trainer, incarnation):  # else it died waiting: no work for the dead
-            if self._is_to_leave(trainer):
+            if self.demand.is_to_leave(trainer):
                 if await self._secured(trainer):
                     continue
                 self.attendance.dismiss(trainer)
@@ -178,13 +168,11 @@ class Controller:
 
     async def claim(self) -> Claim | None:
         """What this search could use of the cluster; None: its driver has not said yet."""
-        return self._claim and replace(self._claim, most=self._most())
+        return self.demand.claim
 
     async def allow(self, num_trainers: int, claim: Claim) -> None:
         """How many trainers this search may have, and what it asked that for."""
-        changed = num_trainers != self._allowed
-        self._allowed, self._claim = num_trainers, claim
-        if changed:
+        if self.demand.allow(num_trainers, claim):
             self._notify()
 
     async def drain(self, nodes: Collection[str]) -> None:
@@ -192,7 +180,7 @@ class Controller:
 
         Who is faster counts; the outcome is the same.
         """
-        new, self._draining = set(nodes) - self._draining, frozenset(nodes)
+        new = self.demand.drain(nodes)
         for trainer in self.attendance.on(new):
             if self.search.hand_back(trainer):
                 logger.warning("%s is on a node that is to go; its candidate goes back to the queue", trainer)
@@ -202,7 +190,7 @@ class Controller:
 
     async def stop(self) -> None:
         """Stop cleanly after the running generation."""
-        self._obey("stop")
+        self.demand.obey("stop")
         self._notify()
 
     async def act(self, action: str, by: str, generations: int = 0) -> str:
@@ -222,7 +210,7 @@ class Controller:
             await asyncio.to_thread(self.store.write_config, self.search.config)
             facts["generations"] = generations
         await asyncio.to_thread(lambda: self.store.record_event(action, **facts))
-        self._obey(action)
+        self.demand.obey(action)
         self._notify()
         return ACTIONS[action]
 
@@ -239,57 +227,12 @@ class Controller:
         settled = committed and not self._is_closing
         recent = [at for at in self._followers.values() if time.monotonic() - at < FOLLOWS_S]
         own = {
-            "state": self._state(), "wanted": self._wanted() + len(self._going), "notes": self.attendance.notes,
+            "state": self.demand.state, "wanted": self.demand.to_start, "notes": self.attendance.notes,
             "run": self.store.uri, "followed": bool(recent), "came": self._came,
         }  # fmt: skip
         return self.board.status(trainers=len(self.attendance), settled=settled, since=since) | own
 
     # ---- inside
-
-    def _obey(self, action: str) -> None:
-        """What a user's action changes here."""
-        search = self.search
-        if action in ("pause", "resume"):
-            self._paused = action == "pause"
-            search.stop_requested = search.stop_requested and self._paused  # a resume takes a stop back
-        elif action == "stop-now" or (action == "stop" and self._paused):  # paused, nobody will finish the generation
-            search.stop_now()
-        elif action == "stop":
-            search.stop_requested = True
-
-    def _state(self) -> str:
-        """In one word."""
-        search = self.search
-        if search.error:
-            return "failed"
-        if search.over:
-            return "ended"
-        if self._paused:
-            return "pausing" if len(self.attendance) else "paused"
-        if not (len(self.attendance) or self._wanted()):
-            return "waiting for room"
-        return "stopping" if search.stop_requested else "testing" if search.trained else "running"
-
-    def _most(self) -> int:
-        """Trainers that there is work for; those that cannot take part stay away."""
-        if self._paused or self.search.over:
-            return 0
-        return max(0, self.search.config.most_workers - len(self.attendance.gave_up))
-
-    def _wanted(self) -> int:
-        """Trainers that this search is to have now."""
-        return min(self._allowed, self._most())
-
-    @property
-    def _going(self) -> list[str]:
-        """Trainers that are still at work on nodes that are to go: others may take their place already."""
-        return self.attendance.on(self._draining) if self._draining else []
-
-    def _is_to_leave(self, trainer: str) -> bool:
-        """Whether a trainer that asks for work is to go. One that holds a candidate asks again for that."""
-        if self.search.holds(trainer) or self.search.over:
-            return False
-        return trainer in self._going or len(self.attendance) - len(self._going) > self._wanted()
 
     def _handed_out(self, trainer: str) -> Lease:
         """Work for a trainer, whose time is taken."""
@@ -395,26 +338,6 @@ class Controller:
             logger.exception("committing generation %d", record.generation)
             self.search.fail(f"storage failed, the last committed generation is intact: {error}")
             self._notify()
-
-
-def standing(store: RunStore, generation: int) -> list[str]:
-    """What users have done to a search since its last start, in order; an extension takes back a stop before it.
-
-    Args:
-        generation: the next one to run, from 0; a stop after an earlier one has had its effect.
-    """
-    found: list[str] = []
-    for event in store.retrying(store.events):
-        action = str(event.get("action"))
-        if action == "start":
-            found = []
-        elif action == "extend":
-            found = [other for other in found if other not in ("stop", "stop-now")]
-        elif action == "stop" and int(event.get("generation", 0)) <= generation:
-            found.append("stop-now")
-        else:
-            found.append(action)
-    return found
 
 
 def leave_garbage() -> None:
