@@ -69,6 +69,7 @@ class Controller:
         self._overtime: asyncio.Task[None] | None = None
         self._followers: dict[str, float] = {}
         self._held: Any = None
+        self._winner_lost = asyncio.Event()
         self._came = False
         self.demand = Demand(search, self.attendance)
         for action in standing(self.store, search.state.generation):
@@ -261,7 +262,7 @@ class Controller:
             await self._finish_close()
             return True
         best = self.search.best_weights
-        if self.search.best_trainer != trainer or best is None or best is self._held:
+        if not self._holds_best(trainer):
             return False
         with contextlib.suppress(RayError, TimeoutError):
             weights = await asyncio.wait_for(_fetch(best), FETCH_S)
@@ -276,10 +277,24 @@ class Controller:
         self._changed = asyncio.Event()
 
     def _left(self, trainer: str) -> None:
-        """Whatever a trainer had to do is to be done by others."""
+        """Whatever a trainer had to do, or alone has, is to be done by others.
+
+        Ray would tell of weights that are lost only once it counts their node as dead, which takes it long.
+        """
         self.board.progress.pop(trainer, None)
         self.search.release(trainer)
+        if self._holds_best(trainer):
+            logger.warning("the best weights so far are lost with %s; they are trained again", trainer)
+            if self._is_closing:
+                self._winner_lost.set()
+            else:
+                self.search.lose_best_weights()
         self._notify()
+
+    def _holds_best(self, trainer: str) -> bool:
+        """Whether the best weights so far are a trainer's own, and nobody else's."""
+        best = self.search.best_weights
+        return self.search.best_trainer == trainer and best is not None and best is not self._held
 
     def _fail_without_trainers(self, gives_up: bool, message: str) -> None:
         """With others at work it is a trainer's node that is at fault, and the search goes on without it."""
@@ -289,6 +304,7 @@ class Controller:
 
     def _close_if_ready(self) -> None:
         if self.search.ready_to_close and not self._is_closing and not self.search.error:
+            self._winner_lost.clear()
             self._closing = asyncio.create_task(self._close())
 
     async def _close(self) -> None:
@@ -296,7 +312,7 @@ class Controller:
         try:
             # In threads, since the search stands still meanwhile: every outcome is in, the queue is empty.
             record = await asyncio.to_thread(self.search.close)
-            weights = await asyncio.wait_for(_fetch(self.search.best_weights), FETCH_S)
+            weights = await self._winner()
             base = await asyncio.to_thread(ray.put, weights)
             prepared = await asyncio.to_thread(self.search.prepare, record.state)
             await self._finish_commit()
@@ -317,6 +333,24 @@ class Controller:
             self._commit = asyncio.create_task(self._commit_behind(record, weights))
         gc.collect()  # while nobody trains
         self._notify()
+
+    async def _winner(self) -> Any:
+        """The winner's weights.
+
+        Raises:
+            RayError: they are lost, which is known as soon as the trainer that has them is gone.
+            TimeoutError: they do not come.
+        """
+        fetch = asyncio.ensure_future(_fetch(self.search.best_weights))
+        lost = asyncio.ensure_future(self._winner_lost.wait())
+        try:
+            done, _ = await asyncio.wait({fetch, lost}, timeout=FETCH_S, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                raise TimeoutError
+            return await _fetch(None) if fetch not in done else fetch.result()
+        finally:
+            fetch.cancel()
+            lost.cancel()
 
     @property
     def _is_closing(self) -> bool:

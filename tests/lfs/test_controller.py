@@ -5,7 +5,9 @@ import gc
 import threading
 from typing import Any
 
+import numpy as np
 import pytest
+from ray.exceptions import ObjectLostError
 
 from lfs import controller as module
 from lfs.attendance import MAX_BROKEN
@@ -120,6 +122,57 @@ def test_while_a_generation_closes_others_are_answered_and_nobody_gets_work(
         assert (status["generation"], status["candidates"][0]["state"]) == (0, "done")
         opened.set()
         assert (await waiting).generation == 1
+
+    run(story())
+
+
+def test_the_best_weights_so_far_are_trained_again_as_soon_as_their_trainer_is_dead(store: RunStore) -> None:
+    store.write_config(config(warmup_generations=0, population_size=2, num_workers=3))
+
+    async def story() -> None:
+        made = Controller(store.uri)
+        dies, lives = Actor(), Actor()
+        lease = await made.lease("a", "1", dies)
+        other = await made.lease("b", "1", lives)
+        await made.report(made_report(made.search.space, lease, "a"), [{"only": "here"}])
+        waiting = asyncio.create_task(made.lease("c", "1", Actor()))
+        dies.die()
+        assert await waiting == lease
+        await made.report(made_report(made.search.space, lease, "c"), [{"and": "there"}])
+        lives.die()  # it has nothing
+        await settle()
+        assert made.search.best_weights == {"and": "there"}
+        assert (await made.lease("d", "1", Actor())).index == other.index
+
+    run(story())
+
+
+def test_a_winner_whose_trainer_dies_while_it_is_fetched_is_trained_again_at_once(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, weights = asyncio.Event(), {"of": np.zeros(1)}
+
+    async def fetch(reference: Any) -> Any:
+        if reference is None:
+            raise ObjectLostError("", None, "")
+        started.set()
+        return await asyncio.Event().wait() if reference == "gone" else weights
+
+    monkeypatch.setattr(module, "_fetch", fetch)
+
+    async def story() -> None:
+        made = Controller(store.uri)
+        dies = Actor()
+        lease = await made.lease("a", "1", dies)
+        await made.report(made_report(made.search.space, lease, "a"), ["gone"])
+        await started.wait()
+        dies.die()
+        again = await made.lease("b", "1", Actor())
+        assert again == lease
+        await made.report(made_report(made.search.space, lease, "b"), ["here"])
+        await closed(made, 1)
+        await made._finish_commit()
+        assert store.committed() == [0]
 
     run(story())
 
