@@ -26,6 +26,7 @@ from lfs.generation import DivergedError
 from lfs.locations import under
 from lfs.outcomes import OUTCOME, CellOutcome, outcome_of, scores_file
 from lfs.patience import LIMIT_S
+from lfs.presence import Presence
 from lfs.quiet import interrupts, quiet_logs
 from lfs.rank_actors import own_device
 from lfs.room import alive_nodes, fit_workers, growth_of_cluster
@@ -189,7 +190,7 @@ def train_cells(
     Returns:
         Whether all have come to an outcome.
     Raises:
-        UserError: no Ray, no room for a single trial, or cells of other settings.
+        UserError: no Ray, no room for a single trial, cells of other settings, or another process trains them.
     """
     stores = prepare(root, cells)
     todo = {name: store for name, store in stores.items() if not complete(store, scores)}
@@ -198,7 +199,7 @@ def train_cells(
     done = {name: max(store.committed(), default=behind - 1) + 1 for name, store in todo.items()}
     shown = CellsView(view, {name: cells[name] for name in todo}, done, len(cells) - len(todo))
     try:
-        with ray_cluster(config), quiet_logs(root):
+        with Presence(root, say=view.say), ray_cluster(config), quiet_logs(root):
             nodes = [node["Resources"] for node in alive_nodes()]
             room = fit_workers(config, nodes, growth_of_cluster(config, nodes))
             shown.begin(room.now)

@@ -1,11 +1,12 @@
 """The trainers of a search as Tune trials: as many as the controller wants, restarted when they die."""
 
 import contextlib
+from collections import Counter
 from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial
-from ray.tune.logger import CSVLoggerCallback
+from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback, TBXLoggerCallback
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -97,13 +98,31 @@ def forget_results(tune_controller: Any) -> None:
             futures &= awaited
 
 
-class CandidatesCSV(CSVLoggerCallback):
-    """Tune's progress.csv, whose columns are those of the first row: rows without a candidate are left out."""
+MAX_RESULTS = 10_000
+"""Results of one trial that Tune's files keep, about 32 MB of each kind: `lfs.results` has the candidates of all."""
+
+
+class Bounded:
+    """Before one of Tune's loggers: the results of candidates, the first so many of each trial."""
 
     def log_trial_result(self, iteration: int, trial: Any, result: dict[str, Any]) -> None:
-        """One row for each candidate."""
-        if "candidate" in result:
-            super().log_trial_result(iteration, trial, result)
+        """One more result."""
+        counts = self.__dict__.setdefault("_written", Counter())
+        if "candidate" in result and counts[trial.trial_id] < MAX_RESULTS:
+            counts[trial.trial_id] += 1
+            super().log_trial_result(iteration, trial, result)  # type: ignore[misc]
+
+
+class CandidatesCSV(Bounded, CSVLoggerCallback):
+    """Tune's progress.csv, whose columns are those of the first row."""
+
+
+class CandidatesJson(Bounded, JsonLoggerCallback):
+    """Tune's result.json."""
+
+
+class CandidatesTensorBoard(Bounded, TBXLoggerCallback):
+    """Tune's TensorBoard events."""
 
 
 class WhenOver(tune.Stopper):
@@ -153,7 +172,8 @@ def tune_trials(store: RunStore, config: SearchConfig, gpus: float, controller: 
         resources = tune.PlacementGroupFactory([bundle] * config.num_ranks, strategy="PACK")
     run_config = tune.RunConfig(
         name=store.next_session(), storage_path=store.uri, verbose=0, stop=WhenOver(controller), log_to_file=True,
-        failure_config=tune.FailureConfig(max_failures=-1), callbacks=[Deaths(controller), CandidatesCSV()],
+        failure_config=tune.FailureConfig(max_failures=-1),
+        callbacks=[Deaths(controller), CandidatesCSV(), CandidatesJson(), CandidatesTensorBoard()],
         checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         # What trainers print, from wherever they run. Storage that hangs ends Tune as it does everything else.
         sync_config=tune.SyncConfig(sync_artifacts=True, sync_timeout=int(LIMIT_S)),

@@ -30,24 +30,26 @@ def detached(store: RunStore, arguments: Sequence[str], view: View) -> int:
         Exit code.
     """
     log = log_file(store)
-    with log.open("ab") as stream:
-        began = stream.tell()
-        driver = subprocess.Popen(
-            [sys.executable, "-m", "lfs.search", *arguments],
-            stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True,
-        )  # fmt: skip
-    with log.open("rb") as said:
-        said.seek(began)
-        try:
+    driver: subprocess.Popen[bytes] | None = None
+    try:
+        with log.open("ab") as stream:
+            began = stream.tell()
+            driver = subprocess.Popen(
+                [sys.executable, "-m", "lfs.search", *arguments],
+                stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True,
+            )  # fmt: skip
+        with log.open("rb") as said:
+            said.seek(began)
             last = ""
             while (code := driver.poll()) is None and not has_begun(store, driver.pid):
                 last = relay(said, last, view)
                 time.sleep(LOOK_S)
             last = relay(said, last, view)
-        except KeyboardInterrupt:
+    except KeyboardInterrupt:
+        if driver is not None:
             driver.send_signal(signal.SIGINT)
             driver.wait()
-            raise
+        raise
     if code:
         print(printable(last), file=sys.stderr)
         return code

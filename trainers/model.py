@@ -230,6 +230,11 @@ class Model:
                     f"weights must have `{name}` of shape {list(shape)}, got {found}: they are of another backbone,"
                     " embedding_dim, input_size or training set"
                 )
+            number = torch.empty(0, dtype=slot.dtype).numpy().dtype
+            if array.dtype != number:
+                raise UserError(
+                    f"weights must have `{name}` of type {number}, got {array.dtype}: they are of another model"
+                )
             array = array[self._head.classes] if name in SHARDED else array
             # torch warns of read-only arrays, as they come out of an object store, though nothing is written here.
             slot.copy_(torch.from_numpy(array if array.flags.writeable else array.copy()))

@@ -141,6 +141,14 @@ def test_weights_of_another_model_are_refused(trainer, faces):
         trainer.test({})
 
 
+def test_weights_of_another_type_are_refused(trainer):
+    weights = trainer.initial_weights()
+    for other in (np.complex64, np.float64, np.int8):
+        changed = {name: array.astype(other) if array.dtype.kind == "f" else array for name, array in weights.items()}
+        with pytest.raises(UserError, match=r"weights must have `\S+` of type float32, got"):
+            trainer.run(candidate(), changed)
+
+
 def test_weights_that_are_not_finite_are_not_tested(trainer):
     broken = {
         name: np.full_like(array, np.nan) if array.dtype.kind == "f" else array
