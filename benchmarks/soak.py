@@ -41,6 +41,8 @@ FACES = FaceSetSpec(
 ROLES = {"ray::Controller": "controller", "ray::ResourceTrainable": "trainer", "raylet/raylet": "raylet",
          "gcs_server": "gcs"}  # fmt: skip
 MIB = 2**20
+KEPT = 5
+"""Generations whose weights stay."""
 Sample = dict[str, float]
 
 
@@ -113,6 +115,7 @@ def soak(folder: Path, options: argparse.Namespace) -> list[Sample]:
     """Run the search and look at it until it ends; what was found."""
     ray = Path(tempfile.mkdtemp(prefix="soak-"))  # short: paths of sockets have at most 107 bytes
     sizes = ["--num-workers", str(options.trainers), "--storage", str(folder), "--name", "run"]
+    sizes += ["--keep-generations", str(KEPT)]
     command = [sys.executable, "-m", "lfs.search", "--config", recipe(folder, options.generations), *sizes]
     environment = os.environ | {"RAY_TMPDIR": str(ray), "CUDA_VISIBLE_DEVICES": ""}
     samples: list[Sample] = []

@@ -1,5 +1,6 @@
 """A cluster that grows and shrinks under a search: nodes that join, are drained, and end by SIGTERM."""
 
+import math
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from lfs.run_store import RunStore
@@ -80,4 +82,33 @@ def test_nodes_join_are_drained_and_end_and_one_trainer_brings_the_search_to_the
 
 def trainers(store: RunStore) -> set[str]:
     """Who trained the candidates of the last committed generation."""
-    return set(store.load_candidates(store.committed()[-1])["trainer"])
+    done = store.committed()
+    return set(store.load_candidates(done[-1])["trainer"]) - {""} if done else set()
+
+
+def test_a_generation_closes_without_a_trainer_that_stands_still_and_takes_it_back(
+    run_command: Start, recipe_file: Callable[..., str], tmp_path: Path
+) -> None:
+    arguments = ("--config", recipe_file(generations=40), "--storage", str(tmp_path), "--num-workers", "2")
+    search = run_command("lfs.search", *arguments, "--name", "run", "--straggler-factor", "2.5")
+    store = RunStore(str(tmp_path / "run"))
+    wait_for("work for both", lambda: len(trainers(store)) == 2, search, 120)
+    stands = workers(search)[0]
+    os.kill(stands, signal.SIGSTOP)
+    try:
+        wait_for("a line that says so", lambda: ", 1 dropped, " in search.out.read_text(), search)
+        without = max(store.committed())
+        wait_for("generations without it", lambda: max(store.committed()) > without + 1, search)
+    finally:
+        os.kill(stands, signal.SIGCONT)
+    wait_for("it takes part again", lambda: len(trainers(store)) == 2, search)
+    os.kill(search.process.pid, signal.SIGINT)
+    assert search.wait() == 0, search.err.read_text()
+
+    rows = pd.concat([store.load_candidates(g) for g in store.committed()])
+    [dropped] = rows[rows["dropped"]].to_dict("records")
+    assert dropped["reason"].startswith("took more than 2.5 times the median of ")
+    assert math.isnan(dropped["reward"])
+    others = rows[(rows["generation"] == dropped["generation"]) & ~rows["dropped"]]
+    assert len(others) == 3
+    assert others["advantage"].sum() == pytest.approx(0)
