@@ -11,6 +11,7 @@ RUN/tune/                           Tune's own experiment
 import contextlib
 import json
 import platform
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from datetime import datetime
@@ -33,6 +34,7 @@ from search_space.errors import UserError, shown
 FORMAT, OLDEST_FORMAT = 2, 2
 """Format that is written, and the oldest one that is read: all from one to the other are."""
 CONFIG, RESULT, EVENTS = "config.yaml", "result.json", "events"
+EVENT = re.compile(r"[0-9]{6}\.json")
 
 
 class RunStore(Generations):
@@ -79,8 +81,7 @@ class RunStore(Generations):
         return [self.read_json(EVENTS, name) for name in self._event_names()]
 
     def _event_names(self) -> list[str]:
-        names = [entry.name for entry in self.files.list(self.at(EVENTS))]
-        return sorted(name for name in names if name.endswith(".json"))
+        return sorted(entry.name for entry in self.files.list(self.at(EVENTS)) if EVENT.fullmatch(entry.name))
 
     def next_session(self) -> str:
         """Folder of Tune's next experiment: one for each time that work was started here."""

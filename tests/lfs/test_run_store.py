@@ -156,6 +156,15 @@ def test_whoever_looks_on_is_not_disturbed_by_files_that_go(store: RunStore, mon
     assert store.committed() == [0, 1, 2]
 
 
+def test_events_go_on_behind_the_last_whatever_else_is_among_them(store: RunStore) -> None:
+    store.record_event("start")
+    for name in ("notes.json", "99999999999999999999.json", "000001.json.tmp"):
+        store.write(b"{}", "events", name)
+    store.record_event("pause")
+    assert [event["action"] for event in store.events()] == ["start", "pause"]
+    assert store.exists("events", "000002.json")
+
+
 def test_weights_that_cannot_be_deleted_are_deleted_the_next_time(
     store: RunStore, records: list[GenerationRecord], caplog: pytest.LogCaptureFixture
 ) -> None:
