@@ -39,9 +39,12 @@ QUIET = {"log_to_driver": False, "logging_level": "ERROR", "namespace": NAMESPAC
 def started(*, dashboard: bool) -> Iterator[None]:
     """A cluster of this machine alone, all of whose ports are on loopback, which ends with the block.
 
+    Others on this machine need its token, whatever RAY_AUTH_MODE says: Ray by itself turns that on where it is not set.
+
     Raises:
         UserError: Ray does not start.
     """
+    os.environ.pop("RAY_AUTH_MODE", None)
     with loopback():
         import ray
 

@@ -122,6 +122,7 @@ class Controller:
 
     async def failed(self, trainer: str, generation: int, index: int, message: str, fatal: bool) -> None:
         """A candidate could not be trained; `fatal` where trying again cannot help (bad input)."""
+        self.stragglers.forget(trainer)
         self.search.failed(trainer, generation, index, message, fatal=fatal)
         self._notify()
 
@@ -182,12 +183,15 @@ class Controller:
         Who is faster counts; the outcome is the same.
         """
         new = self.demand.drain(nodes)
-        for trainer in self.attendance.on(new):
+        going = self.attendance.on(new)
+        for trainer in going:
+            self.stragglers.forget(trainer)
             if self.search.hand_back(trainer):
                 logger.warning("%s is on a node that is to go; its candidate goes back to the queue", trainer)
-            await self._secured(trainer)
         if new:
             self._notify()
+        for trainer in going:
+            await self._secured(trainer)
 
     async def stop(self) -> None:
         """Stop cleanly after the running generation."""
@@ -206,11 +210,12 @@ class Controller:
             raise UserError(f"{self.store.name} is ending; nothing can be changed any more")
         facts: dict[str, Any] = {"by": by, "generation": self.search.state.generation + 1}
         if action == "extend":
-            await self._finish_close()  # it opens what is next by the old number
-            self.search.extend(generations)
-            await asyncio.to_thread(self.store.write_config, self.search.config)
+            await asyncio.to_thread(self.store.write_config, self.search.extended(generations))
             facts["generations"] = generations
         await asyncio.to_thread(lambda: self.store.record_event(action, **facts))
+        if action == "extend":
+            await self._finish_close()  # it opens what is next by the old number
+            self.search.extend(generations)
         self.demand.obey(action)
         self._notify()
         return ACTIONS[action]
@@ -282,6 +287,7 @@ class Controller:
         Ray would tell of weights that are lost only once it counts their node as dead, which takes it long.
         """
         self.board.progress.pop(trainer, None)
+        self.stragglers.forget(trainer)
         self.search.release(trainer)
         if self._holds_best(trainer):
             logger.warning("the best weights so far are lost with %s; they are trained again", trainer)

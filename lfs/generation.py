@@ -214,12 +214,9 @@ class Search:
         Returns:
             Whether it was news.
         """
-        work, index = self._open, report.index
-        if work.leases.get(report.trainer) == index:
-            del work.leases[report.trainer]
-        if not self.wants(report.generation, index):
+        if not self.wants(report.generation, report.index):
             return False
-        work.take(report, weights)
+        self._open.take(report, weights)
         return True
 
     def keep_best(self, weights: Any, kept: Any) -> None:
@@ -236,11 +233,10 @@ class Search:
         """A trainer could not finish a candidate: hand it out again, or stop where that cannot help."""
         if generation != self.state.generation or self.over:
             return
-        self._open.leases.pop(trainer, None)
         if self._testing == trainer:
             self._testing = None
         else:
-            self._open.requeue(index)
+            self._open.give_back(trainer, index)
         if count(self._open.failures, index) >= MAX_FAILURES or fatal:
             self.fail(message)
 
@@ -257,8 +253,8 @@ class Search:
         """End at once; what the running generation has is given up."""
         self.stop_requested = self._stopped = self._ended = True
 
-    def extend(self, generations: int) -> None:
-        """Go on to another number of generations, also when all were closed already.
+    def extended(self, generations: int) -> SearchConfig:
+        """The configuration with another number of generations.
 
         Raises:
             UserError: the search has ended, or as many are closed already.
@@ -269,8 +265,16 @@ class Search:
             raise UserError(
                 "a search that has ended is continued with python -m lfs.search --resume RUN --generations N"
             )
+        return replace(self.config, generations=generations)
+
+    def extend(self, generations: int) -> None:
+        """Go on to another number of generations, also when all were closed already.
+
+        Raises:
+            UserError: see `extended`.
+        """
         was_trained = self.trained
-        self.config, self.stop_requested = replace(self.config, generations=generations), False
+        self.config, self.stop_requested = self.extended(generations), False
         if was_trained and not self.trained:
             self._testing = None
             self._begin(self.prepare(self.state))

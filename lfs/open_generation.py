@@ -69,25 +69,27 @@ class OpenGeneration:
             self.requeue(index)
         return index
 
+    def give_back(self, trainer: str, index: int) -> None:
+        """A trainer has not got a candidate done."""
+        if self.leases.get(trainer) == index:
+            del self.leases[trainer]
+        self.requeue(index)
+
     def requeue(self, index: int) -> None:
         """Hand a candidate out again, unless somebody trains it or has."""
         if self.wants(index) and index not in self.queue and index not in self.leases.values():
             bisect.insort(self.queue, index)
 
     def take(self, report: Report, weights: Any) -> None:
-        """An outcome that is news."""
-        index = report.index
-        self.reports[index] = report
-        if index in self.queue:
-            self.queue.remove(index)
+        """An outcome that is news, whoever brings it."""
+        self.reports[report.index] = report
+        self._settle(report.index)
         self._compare(report, weights)
 
     def drop(self, index: int, reason: str) -> None:
         """Go on without a candidate, whoever trains it."""
         self.dropped[index] = reason
-        self.leases = {trainer: held for trainer, held in self.leases.items() if held != index}
-        if index in self.queue:
-            self.queue.remove(index)
+        self._settle(index)
 
     def lose_best(self) -> int | None:
         """The best candidate's weights are lost: it is handed out again; None: there is no best one.
@@ -102,6 +104,12 @@ class OpenGeneration:
             for report in self.reports.values():
                 self._compare(report, None)
         return lost
+
+    def _settle(self, index: int) -> None:
+        """Nobody is to train a candidate any more, whoever is at it."""
+        self.leases = {trainer: held for trainer, held in self.leases.items() if held != index}
+        if index in self.queue:
+            self.queue.remove(index)
 
     def _compare(self, report: Report, weights: Any) -> None:
         """Hold the weights of the best reward so far; equal rewards go to the lower index, whoever came first."""

@@ -25,16 +25,20 @@ class Stragglers:
             self._generation, self._began = generation, {}
         self._began.setdefault((trainer, index), self._clock())
 
+    def forget(self, trainer: str) -> None:
+        """What a trainer had goes to others, or it starts it afresh."""
+        self._began = {key: at for key, at in self._began.items() if key[0] != trainer}
+
     def overdue(self, search: Search) -> dict[int, str]:
         """Candidates that take too long, and how long that is.
 
-        The median is that of the whole generation, known once half of it is done. Diverged candidates end early and do
-        not count.
+        The median is that of the whole generation, the lower of two middle ones: it is looked for once half of the
+        candidates are done, and is never more than what is found then. Diverged candidates end early and do not count.
         """
         took = sorted(r.train_s + r.validate_s for r in search.reports.values() if not r.diverged)
         num_candidates = len(search.actions) - sum(r.diverged for r in search.reports.values())
         middle = (num_candidates - 1) // 2
-        if not self.factor or len(took) <= middle or search.state.generation != self._generation:
+        if not (self.factor and middle < len(took)) or not took or search.state.generation != self._generation:
             return {}
         limit_s, now = self.factor * took[middle], self._clock()
         reason = f"took more than {self.factor:g} times the median of {took[middle]:.3g} s"

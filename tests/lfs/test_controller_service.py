@@ -182,6 +182,22 @@ def test_an_extension_is_in_the_run_and_in_force(store: RunStore) -> None:
     run(story())
 
 
+def test_an_extension_that_cannot_be_recorded_is_not_in_force(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("disk full")
+
+    async def story() -> None:
+        before = store.load_config().generations
+        made = Controller(store.uri)
+        for recorder in ("record_event", "write_config"):
+            monkeypatch.setattr(RunStore, recorder, refuse)
+            with pytest.raises(OSError, match="disk full"):
+                await made.act("extend", "me@here", before + 1)
+            assert made.search.config.generations == before
+
+    run(story())
+
+
 def test_a_stop_at_once_ends_the_final_test_too(store: RunStore) -> None:
     async def story() -> None:
         tested = DataConfig(test=PairsConfig(lmdb=("t",), pairs=("t.txt",)))

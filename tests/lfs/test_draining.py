@@ -35,11 +35,49 @@ def test_its_candidate_is_handed_out_again_and_the_faster_one_counts(store: RunS
         assert await made.progress("a", 0, going.index, 1, 2, 3.0)  # it may still be first
         await made.report(made_report(made.search.space, going, "a"), [{}])
         assert not await made.progress("c", 0, going.index, 1, 2, 3.0)
+        assert not made.search.holds("c")  # it gives up, and is handed other work
         assert (await made.lease("a", "1", Actor(), "north")).kind == "leave"
         assert not made.search._open.deaths  # nobody died of it
         await made.report(made_report(made.search.space, staying[0], "b"), [{}])
         await closed(made, 1)
 
+    run(story())
+
+
+def test_who_gave_a_candidate_up_is_handed_another_one(store: RunStore) -> None:
+    async def story() -> None:
+        made = Controller(store.uri)
+        going = await made.lease("a", "1", Actor(), "north")
+        await made.drain(["north"])
+        assert await made.lease("b", "1", Actor(), "south") == going
+        await made.report(made_report(made.search.space, going, "a"), [{}])
+        assert not await made.progress("b", 0, going.index, 1, 2, 3.0)
+        for index in (1, 2):  # alone from now on
+            lease = await made.lease("b", "1", Actor(), "south")
+            assert lease.index == index
+            await made.report(made_report(made.search.space, lease, "b"), [{}])
+        await closed(made, 1)
+
+    run(story())
+
+
+def test_all_their_candidates_are_handed_out_before_any_weights_are_fetched(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        made = Controller(store.uri)
+        first = await made.lease("a", "1", Actor(), "north")
+        await made.report(made_report(made.search.space, first, "a"), [asyncio.Future()])  # weights that do not come
+        second, third = [await made.lease(name, "1", Actor(), "north") for name in "ab"]
+        waiting = asyncio.create_task(made.lease("c", "1", Actor(), "south"))
+        await settle()
+        fetching = asyncio.create_task(made.drain(["north"]))
+        assert await waiting == second
+        assert made.search._open.queue == [third.index]
+        assert not fetching.done()
+        fetching.cancel()
+
+    monkeypatch.setattr(module, "POLL_S", 100.0)
     run(story())
 
 

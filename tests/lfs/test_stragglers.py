@@ -60,10 +60,11 @@ def test_a_dead_trainer_s_candidate_counts_from_its_next_lease() -> None:
     report(search, leases["b"], "b", 10)
     now[0] = 19
     search.release("c")
-    leased(stragglers, search, "d")
+    stragglers.forget("c")
+    leased(stragglers, search, "c")  # a new process under the old name
     now[0] = 21
     assert stragglers.overdue(search) == {}
-    stragglers.leased("d", 0, 2)  # it asks again: the same candidate
+    stragglers.leased("c", 0, 2)  # it asks again: the same candidate
     now[0] = 40
     assert set(stragglers.overdue(search)) == {2}
 
@@ -81,6 +82,15 @@ def test_diverged_candidates_do_not_make_the_median_short() -> None:
     assert stragglers.overdue(search) == {}  # the median of 10, 12 and what is to come is 12
     now[0] = 24.1
     assert stragglers.overdue(search) == {3: "took more than 2 times the median of 12 s"}
+
+
+def test_where_all_diverged_nobody_is_late() -> None:
+    search = Search(config(warmup_generations=0, population_size=2))
+    stragglers = Stragglers(2.0)
+    leases = leased(stragglers, search, "ab")
+    for trainer in "ab":
+        report(search, leases[trainer], trainer, 1.5, diverged=True)
+    assert stragglers.overdue(search) == {}
 
 
 def test_the_gradient_is_that_of_the_candidates_that_count() -> None:
