@@ -24,7 +24,7 @@ from tests.lfs.conftest import Command
 
 NODES = (2, 1)
 """CPUs of the nodes with trainers."""
-DEADLINE_S = 180.0
+DEADLINE_S = 400.0
 TICK_S = 0.005
 GENERATIONS = 4
 
