@@ -75,5 +75,5 @@ def summary(
         "winner_loss": work.losses[winner.index].to_dict(),
         "winner_parameters": work.losses[winner.index].parameters(),
         "moved": moved and mode == "search",
-        "tied": not warmup and len(rows) > 1 and not moved,
+        "tied": not warmup and len(work.reports) > 1 and not moved,
     }
