@@ -17,7 +17,7 @@ from lfs.serial import SerialRun
 from tests.lfs.conftest import Command, free_address, start_ray
 from tests.lfs.test_search_ray import Start, digest
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
 DRAIN = """
 import sys
@@ -55,7 +55,7 @@ def test_nodes_join_are_drained_and_end_and_one_trainer_brings_the_search_to_the
     joins = f"--address={address}"
     start_ray(run_command, "--head", f"--port={address.split(':')[1]}", "--num-cpus=0", "--include-dashboard=false")
     start_ray(run_command, joins, "--num-cpus=1", "--node-name=stays")
-    arguments = ("--config", recipe_file(generations=16), "--storage", str(tmp_path), "--num-workers", "2")
+    arguments = ("--config", recipe_file(generations=12), "--storage", str(tmp_path), "--num-workers", "2")
     search = run_command("lfs.search", *arguments, "--name", "run", "--address", address)
     store = RunStore(str(tmp_path / "run"))
     search.wait_for(tmp_path / "run" / "generations" / "000000" / "COMMIT")

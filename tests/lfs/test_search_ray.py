@@ -1,4 +1,4 @@
-"""Whole searches in real processes: on one and two trainers, with -9 for a trainer, the controller and the driver."""
+"""Whole searches in real processes, and what their users see; tests/fault/ kills each of those processes."""
 
 import json
 import os
@@ -39,21 +39,6 @@ def digest(run: Path | RunStore) -> list[Any]:
         facts = {k: v for k, v in summary.items() if k not in ("wall_s", "images_per_s")}
         made.append((json.dumps(state.to_dict()), json.dumps(facts), rows, weights))
     return made
-
-
-def test_two_trainers_with_one_killed_and_the_controller_killed(
-    undisturbed: Path, run_command: Start, recipe_file: Callable[..., str], tmp_path: Path
-) -> None:
-    run = tmp_path / "run"
-    arguments = ("--config", recipe_file(), "--num-workers", "2", "--storage", str(tmp_path), "--name", "run")
-    command = run_command("lfs.search", *arguments)
-    command.wait_for(run / "generations" / "000000" / "COMMIT")
-    command.kill("ray::ResourceTrainable")
-    command.wait_for(run / "generations" / "000001" / "COMMIT")
-    command.kill("ray::Controller")
-    assert command.wait() == 0, command.err.read_text()
-    assert digest(run) == digest(undisturbed)
-    assert json.loads((run / "result.json").read_text()) == json.loads((undisturbed / "result.json").read_text())
 
 
 def test_a_killed_driver_leaves_nothing_behind_and_resumes_to_the_same_end(

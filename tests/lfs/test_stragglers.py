@@ -84,6 +84,18 @@ def test_diverged_candidates_do_not_make_the_median_short() -> None:
     assert stragglers.overdue(search) == {3: "took more than 2 times the median of 12 s"}
 
 
+def test_of_an_even_number_half_is_enough() -> None:
+    now = [0.0]
+    search = Search(config(warmup_generations=0, population_size=4))
+    stragglers = Stragglers(2.0, lambda: now[0])
+    leases = leased(stragglers, search, "abcd")
+    report(search, leases["a"], "a", 10)
+    now[0] = 24.1
+    assert stragglers.overdue(search) == {}
+    report(search, leases["b"], "b", 12)
+    assert set(stragglers.overdue(search)) == {2, 3}
+
+
 def test_where_all_diverged_nobody_is_late() -> None:
     search = Search(config(warmup_generations=0, population_size=2))
     stragglers = Stragglers(2.0)
