@@ -15,7 +15,9 @@ from lfs import results
 from lfs.board import started
 from lfs.commands import FAILED, run_command
 from lfs.config import SearchConfig
+from lfs.demand import standing
 from lfs.driver import old_run
+from lfs.files import LocalFiles
 from lfs.folder import StorageError
 from lfs.generation import Search
 from lfs.locations import first_line, under
@@ -26,7 +28,7 @@ from lfs.train import replayed
 from lfs.view import View
 from search_space.errors import UserError
 from tests.fault.disk import Disk
-from tests.fault.faulty_files import FaultyFiles
+from tests.fault.faulty_files import Fault, FaultyFiles
 from tests.lfs.fakes import config, drive
 
 WEIGHTS = {"backbone.w": np.arange(6, dtype=np.float32).reshape(2, 3), "head.n": np.array(3)}
@@ -385,6 +387,27 @@ def test_a_place_below_a_uri_keeps_its_options_at_the_end() -> None:
     assert under("/odd?name", "a") == "/odd?name/a"
 
 
+@pytest.mark.parametrize("name", ["COMMIT", "state.json"])
+def test_a_file_that_storage_refuses_is_not_taken_for_a_lost_one(store: RunStore, name: str) -> None:
+    label = f"read {store.path}/generations/000002/{name}"
+    broken = FaultyFiles(LocalFiles(store.path), Fault((label, 0), lambda: OSError(errno.EIO, "Input/output error")))
+    with pytest.raises(UserError, match=rf"000002/{name}: .* cannot be read: \[Errno 5\] Input/output error$"):
+        RunStore(store.path, broken, sleep=lambda _: None).load_last()
+    (Path(store.path) / "generations" / "000002" / name).unlink()
+    if name != "COMMIT":
+        with pytest.raises(UserError, match=rf"000002/{name}: .* cannot be read: .*, or remove .*/COMMIT: then"):
+            store.load_last()
+
+
+def test_storage_that_refuses_a_small_file_does_not_make_it_damaged(store: RunStore) -> None:
+    store.record_event("start")
+    for name, ask in (("config.yaml", RunStore.load_config), ("events/000001.json", RunStore.events)):
+        at = (f"read {store.path}/{name}", 0)
+        broken = FaultyFiles(LocalFiles(store.path), Fault(at, lambda: OSError(errno.EIO, "Input/output error")))
+        with pytest.raises(UserError, match=rf"{name}: cannot be read: \[Errno 5\] Input/output error$"):
+            ask(RunStore(store.path, broken, sleep=lambda _: None))
+
+
 def test_nothing_is_written_or_deleted_through_a_link_to_a_folder_that_the_run_is_in(
     store: RunStore, records: list[GenerationRecord], tmp_path: Path
 ) -> None:
@@ -446,6 +469,21 @@ def test_a_link_to_itself_is_no_run_and_hides_none(
     assert "Too many levels of symbolic links" in capsys.readouterr().err
     (Path(store.path) / "loop").symlink_to("loop")
     store.refuse_links()
+
+
+def test_a_damaged_configuration_is_one_line_where_it_is_to_be_changed(store: RunStore) -> None:
+    (Path(store.path) / "config.yaml").write_text("[")
+    with pytest.raises(UserError, match=r"config\.yaml: not a run's configuration: "):
+        store.write_config(config())
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"action": 3}', '{"action": "stop", "generation": "x"}', "\xff"])
+def test_a_damaged_event_is_named(store: RunStore, text: str) -> None:
+    store.record_event("start")
+    (Path(store.path) / "events" / "000001.json").write_text(text, encoding="latin-1")
+    with pytest.raises(UserError, match=r"events/000001\.json: damaged: expected ") as caught:
+        standing(store, 0)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_line_of_an_error_is_never_empty() -> None:
