@@ -45,10 +45,10 @@ class CellTrial(tune.Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         """Take the run up where it stands."""
         self.store, self.scores = RunStore(config["which"]["run"]), config["scores"]
-        self.root = RunStore(config["root"])
+        self.root, self.session = RunStore(config["root"]), config["session"]
         self.trouble, self.run_ = "", None
         threads = int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))
-        if self.root.exists(STOP):
+        if self.root.exists(self.session, STOP):
             return
         try:
             self.run_ = SerialRun(self.store, device=own_device(), num_threads=threads)
@@ -63,7 +63,7 @@ class CellTrial(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Train one generation of the run, or test its final model."""
-        if self.run_ is None or self.root.exists(STOP):
+        if self.run_ is None or self.root.exists(self.session, STOP):
             return {"trouble": self.trouble, tune.result.DONE: True}
         try:
             return self._advance(self.run_)
@@ -199,11 +199,11 @@ def train_cells(
     done = {name: max(store.committed(), default=behind - 1) + 1 for name, store in todo.items()}
     shown = CellsView(view, {name: cells[name] for name in todo}, done, len(cells) - len(todo))
     try:
-        with Presence(root, say=view.say), ray_cluster(config), quiet_logs(root):
+        with Presence(root, say=view.say) as presence, ray_cluster(config), quiet_logs(root):
             nodes = [node["Resources"] for node in alive_nodes()]
             room = fit_workers(config, nodes, growth_of_cluster(config, nodes))
             shown.begin(room.now)
-            run_trials(root, config, room.gpus, todo, shown, scores)
+            run_trials(root, config, room.gpus, todo, shown, scores, presence)
     except UserError:
         if new and not root.exists(session_name(1)):
             root.remove()
@@ -225,8 +225,11 @@ def run_trials(
     todo: Mapping[str, RunStore],
     view: CellsView,
     scores: Mapping[str, Any] | None,
+    presence: Presence,
 ) -> None:
-    """Cells as Tune trials in their order, as many at a time as `num_workers` and the cluster allow."""
+    """Cells as Tune trials in their order, as many at a time as `num_workers` and the cluster allow; they stop when
+    another driver takes the folder over.
+    """
     name = root.next_session()
     resources = {"cpu": config.cpus_per_worker} | ({"gpu": gpus} if gpus else {})
     cells = [{"cell": cell, "run": store.uri} for cell, store in todo.items()]
@@ -240,10 +243,16 @@ def run_trials(
         max_concurrent_trials=config.num_workers, reuse_actors=True,
         trial_dirname_creator=lambda t: str(t.config["which"]["cell"]),
     )  # fmt: skip
-    space = {"which": tune.grid_search(cells), "scores": scores, "root": root.uri}
+    space = {"which": tune.grid_search(cells), "scores": scores, "root": root.uri, "session": name}
     Listener.views[root.uri] = view
     try:
-        with stopping(root, view):
+        with stopping(root, name, view) as asked:
+
+            def lost(line: str) -> None:
+                view.view.warn(line)
+                asked.set()
+
+            presence.on_lost(lost)
             trainable = tune.with_resources(CellTrial, resources)
             tune.Tuner(trainable, param_space=space, run_config=run_config, tune_config=settings).fit()
     except (OSError, tune.TuneError) as error:
@@ -254,33 +263,29 @@ def run_trials(
 
 
 STOP = "stop"
-"""A file in the folder of a comparison that tells its trials to end after their running generation."""
+"""A file in the folder of a Tune session that tells its trials to end after their running generation: theirs alone,
+since another driver may have taken the comparison over."""
 
 
 @contextlib.contextmanager
-def stopping(root: RunStore, view: CellsView) -> Iterator[None]:
-    """Ctrl-C once tells all trials to stop, wherever they run; twice stops now."""
+def stopping(root: RunStore, session: str, view: CellsView) -> Iterator[threading.Event]:
+    """Ctrl-C once, or the event, tells all trials of a session to stop, wherever they run; twice stops now."""
     asked, over = threading.Event(), threading.Event()
 
     def watch() -> None:
         asked.wait()
         if not over.is_set():
-            root.write(b"", STOP)
+            root.write(b"", session, STOP)
             view.stopping()
 
-    clear(root)
+    root.delete(session, STOP)
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
         with interrupts(asked):
-            yield
+            yield asked
     finally:
         over.set()
         asked.set()
         watcher.join()
-        clear(root)
-
-
-def clear(root: RunStore) -> None:
-    """Take the stop sign away."""
-    root.delete(STOP)
+        root.delete(session, STOP)

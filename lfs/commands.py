@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
+from lfs.locations import first_line
 from lfs.terminal import printable
 from search_space.errors import UserError
 
@@ -42,8 +43,3 @@ def complain(command: str, message: str) -> None:
     """Print what went wrong as one line of a length that can be read."""
     line = message if len(message) <= MAX_LINE else f"{message[:MAX_LINE]} ... ({len(message):,} characters)"
     print(printable(f"{command}: {line}"), file=sys.stderr)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or what kind of error it is."""
-    return (str(error).splitlines() or [type(error).__name__])[0]

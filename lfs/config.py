@@ -141,8 +141,8 @@ class SearchConfig:
         fair = gpus in (None, 0, self.num_ranks) or (self.num_ranks == 1 and gpus <= 1)
         require(fair, f"gpus_per_worker must be 0, or 1 for each of ranks_per_worker ({self.num_ranks})", gpus)
         refuse_batch(self.trainer.batch_size, self.num_ranks)
-        plain = self.name.isprintable() and not set("/\\") & set(self.name) and self.name not in (".", "..")
-        require(plain, "name must be a plain folder name", self.name)
+        plain = self.name.isprintable() and not set("/\\%?#") & set(self.name) and self.name not in (".", "..")
+        require(plain, "name must be a plain folder name, without any of / \\ % ? #", self.name)
 
     @property
     def num_ranks(self) -> int:

@@ -4,6 +4,7 @@ What is built of them (a file that is there whole or not at all, a commit) is in
 test numbers them and lets each one fail.
 """
 
+import contextlib
 import errno
 import os
 import shutil
@@ -78,7 +79,7 @@ class LocalFiles:
     whole = False
 
     def __init__(self, root: str) -> None:
-        self.root = os.path.realpath(root)
+        self.root, self.named = os.path.realpath(root), root
 
     def read(self, path: str) -> Iterator[bytes]:
         """See `Files`."""
@@ -137,9 +138,13 @@ class LocalFiles:
         shutil.rmtree(path)
 
     def _refuse_link(self, path: str) -> None:
-        """Raise `OSError` if the folder of `path` is in truth elsewhere than below the root."""
+        """Raise `OSError` if the folder of `path` is in truth elsewhere than below the root, unless `path` is the root,
+        or a folder that it is in, by its very name: those have to be made.
+        """
+        if any(f"{root}/".startswith(f"{path.rstrip('/')}/") for root in (self.root, self.named)):
+            return
         folder = os.path.realpath(os.path.dirname(path))
-        if path != self.root and os.path.commonpath((folder, self.root)) not in (self.root, folder):
+        if os.path.commonpath((folder, self.root)) != self.root:
             raise OSError(errno.ELOOP, f"a symbolic link leads out of {self.root}", path)
 
 
@@ -152,11 +157,12 @@ def _scan(path: str, before: str = "") -> list[Entry]:
 
 
 def _entry(item: "os.DirEntry[str]", before: str) -> Entry:
-    try:
+    """One thing in a folder; what cannot be looked at, such as a link to itself, is no folder."""
+    changed, is_folder = 0.0, False
+    with contextlib.suppress(OSError):
         changed = item.stat(follow_symlinks=False).st_mtime
-    except FileNotFoundError:
-        changed = 0.0
-    return Entry(name=before + item.name, is_folder=item.is_dir(), changed=changed)
+        is_folder = item.is_dir()
+    return Entry(name=before + item.name, is_folder=is_folder, changed=changed)
 
 
 class ArrowFiles:

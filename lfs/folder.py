@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from tenacity import RetryCallState, RetryError, Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
-from lfs.files import Files, Part, open_files
+from lfs.files import Entry, Files, Part, open_files
 from lfs.locations import first_line, under
 from lfs.patience import LIMIT_S, Patience, UnansweredError
 from lfs.untrusted import MAX_TABLE_BYTES
@@ -22,10 +22,16 @@ from trainers.untrusted import parse_json
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
-HOPELESS = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENOENT, errno.ELOOP}
+HOPELESS = {
+    errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ENOENT, errno.ELOOP, errno.EISDIR, errno.EINVAL,
+    errno.ENXIO, errno.EFBIG, errno.ENAMETOOLONG,
+}  # fmt: skip
+"""Trying again does not help: what is there is no file, or not ours."""
 HOPELESS_WORDS = ("Read-only file system", "Not a directory")
 """pyarrow's errors do not always have a number."""
 TEMPORARY = ".tmp"
+MAX_FILE_BYTES = MAX_TABLE_BYTES
+"""Of any file but weights; tables are the largest."""
 
 
 class StorageError(OSError):
@@ -33,7 +39,7 @@ class StorageError(OSError):
 
 
 class Folder:
-    """Reads and writes one folder.
+    """Reads and writes one folder. Whatever storage refuses is tried again here, and nowhere above.
 
     Args:
         uri: a local path, or a URI.
@@ -75,13 +81,33 @@ class Folder:
     # ---- reading
 
     def exists(self, *parts: str) -> bool:
-        """Whether a file or folder is there."""
-        return self.files.info(self.at(*parts)) is not None
+        """Whether a file or folder is there.
+
+        Raises:
+            StorageError: storage still refuses after `attempts` tries, or does not answer.
+        """
+        path = self.at(*parts)
+        return self.retrying(lambda: self.files.info(path)) is not None
+
+    def listed(self, *parts: str, deep: bool = False) -> list[Entry]:
+        """What is in a folder (`deep`: and in its folders); nothing if there is no such folder.
+
+        Raises:
+            StorageError: storage still refuses after `attempts` tries, or does not answer.
+        """
+        path = self.at(*parts)
+        return self.retrying(lambda: self.files.list(path, deep=deep))
 
     def read(self, *parts: str) -> bytes:
-        """A file's bytes; `OSError` if it is none, or larger than a file of its kind can be."""
-        most = MAX_CHECKPOINT_BYTES if parts[-1].endswith(".safetensors") else MAX_TABLE_BYTES
-        return self.files.read(self.at(*parts), most)
+        """A file's bytes.
+
+        Raises:
+            StorageError: it is none, or larger than a file of its kind can be; or storage still refuses after
+                `attempts` tries, or does not answer.
+        """
+        path = self.at(*parts)
+        most = MAX_CHECKPOINT_BYTES if path.endswith(".safetensors") else MAX_FILE_BYTES
+        return self.retrying(lambda: self.files.read(path, most))
 
     def read_json(self, *parts: str) -> dict[str, Any]:
         """A file that holds one JSON object.
@@ -92,7 +118,9 @@ class Folder:
         path = under(self.uri, *parts)
         try:
             values = parse_json(self.read(*parts))
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read: {reason(error)}") from None
+        except ValueError as error:
             raise UserError(f"{path}: damaged: expected a JSON object: {first_line(error)}") from None
         if not isinstance(values, dict):
             raise UserError(f"{path}: damaged: expected a JSON object, got {type(values).__name__}")
@@ -184,8 +212,13 @@ class Folder:
         self.files.sync_folder(parent or "/")
 
 
+def reason(error: OSError) -> str:
+    """What storage said in the end, for a message that names the place itself."""
+    return first_line(error.__cause__ or error)
+
+
 def _may_pass(error: BaseException) -> bool:
     """Whether trying again may help."""
-    if not isinstance(error, OSError) or isinstance(error, StorageError | UnansweredError):
+    if not isinstance(error, OSError) or isinstance(error, StorageError | UnansweredError | FileNotFoundError):
         return False
     return error.errno not in HOPELESS and not any(words in str(error) for words in HOPELESS_WORDS)

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from lfs.files import Entry, Part
-from lfs.folder import TEMPORARY, Folder, StorageError, logger
+from lfs.folder import TEMPORARY, Folder, StorageError, logger, reason
 from lfs.locations import first_line, under
 from lfs.messages import GenerationRecord, SearchState
 from lfs.stored import generation_of, state_and_summary
@@ -88,22 +88,31 @@ class Generations(Folder):
 
     def _listed(self) -> list[Entry]:
         """Everything in the folders of all generations, in one request."""
-        return self.files.list(self.at(GENERATIONS), deep=True)
+        return self.listed(GENERATIONS, deep=True)
 
     def _verified(self, generation: int, name: str) -> bytes:
         """The bytes of a file that is what COMMIT says."""
-        reading = COMMIT
+        data = self._read_of(generation, COMMIT)
         try:
-            expected = parse_json(self.read(GENERATIONS, _folder(generation), COMMIT))[name]
-            reading = name
-            data = self.read(GENERATIONS, _folder(generation), name)
-        except (OSError, ValueError, LookupError, TypeError) as error:
-            law = f"{self._place(generation, reading)}: a file of a committed generation cannot be read"
+            expected = parse_json(data)[name]
+        except (ValueError, LookupError, TypeError) as error:
+            law = f"{self._place(generation, COMMIT)}: damaged: expected size and SHA-256 of {name}"
             raise UserError(f"{law}: {first_line(error)}; {self._way_out(generation)}") from None
+        data = self._read_of(generation, name)
         if expected != _fingerprint([data]):
             law = f"{self._place(generation, name)}: damaged: size or SHA-256 differ from those in COMMIT"
             raise UserError(f"{law}; {self._way_out(generation)}")
         return data
+
+    def _read_of(self, generation: int, name: str) -> bytes:
+        """The bytes of a file of a committed generation."""
+        try:
+            return self.read(GENERATIONS, _folder(generation), name)
+        except OSError as error:
+            law = f"{self._place(generation, name)}: a file of a committed generation cannot be read: {reason(error)}"
+            # Only what is gone is known to be lost: a file that storage refuses today may be good.
+            gone = isinstance(error.__cause__, FileNotFoundError)
+            raise UserError(f"{law}; {self._way_out(generation)}" if gone else law) from None
 
     def _way_out(self, generation: int) -> str:
         """What to do about a damaged generation."""

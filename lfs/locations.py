@@ -1,16 +1,18 @@
 """Places on any file system that pyarrow knows: a local path, or a URI."""
 
+import os
 import re
-from pathlib import Path
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, quote, urlsplit
 
 import pyarrow as pa
 import pyarrow.fs
 
-from search_space.errors import UserError
+from search_space.errors import UserError, require
 
 SECRET = re.compile(r"access.?key|account.?key|secret|sas|token|passw|credential|signature", re.IGNORECASE)
 """Options of a URI that give access to whoever reads them."""
+PLAIN = "~!$&'()*+,;=:@"
+"""Signs that mean nothing in a path of a URI, besides letters, digits, `_`, `.` and `-`."""
 
 
 def open_root(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
@@ -26,7 +28,7 @@ def open_root(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
             return filesystem, path
     except (pa.ArrowInvalid, OSError, ValueError) as error:
         raise UserError(f"storage {uri!r}: not a usable location: {first_line(error)}") from None
-    return pyarrow.fs.LocalFileSystem(), str(Path(uri).expanduser().resolve())
+    return pyarrow.fs.LocalFileSystem(), os.path.realpath(os.path.expanduser(uri))
 
 
 def refuse_secrets(uri: str) -> None:
@@ -47,10 +49,21 @@ def refuse_secrets(uri: str) -> None:
 
 
 def under(root: str, *parts: str) -> str:
-    """A place below a root; the options of a URI (`s3://bucket/runs?region=eu-west-1`) stay at its end."""
-    place, question, options = root.partition("?") if "://" in root else (root, "", "")
-    return "/".join((place.rstrip("/"), *parts)) + question + options
+    """A place below a root; the options of a URI (`s3://bucket/runs?region=eu-west-1`) stay at its end.
+
+    Args:
+        parts: names of folders, the last one of what is in them; a URI quotes what would mean something else in it.
+    Raises:
+        UserError: a part is no name, but would lead elsewhere.
+    """
+    for part in parts:
+        require(part not in ("", ".", "..") and "/" not in part, f"what is in {root} must have a plain name", part)
+    if "://" not in root:
+        return "/".join((root.rstrip("/"), *parts))
+    place, question, options = root.partition("?")
+    return "/".join((place.rstrip("/"), *(quote(part, safe=PLAIN) for part in parts))) + question + options
 
 
 def first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0]
+    """The first line of an error's message, or what kind of error it is."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

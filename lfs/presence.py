@@ -69,7 +69,8 @@ class Presence:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.store, self._say, self._sleep = store, say, sleep
-        self._lost, self._tell_lost = "", logger.error
+        self._lost = ""
+        self._tell_lost: Callable[[str], object] = logger.error
         self._lock = None if "://" in store.uri else filelock.FileLock(f"{store.path}/.lock", timeout=0)
         self._said: dict[str, Any] = {"owner": secrets.token_hex(16), "beat": 0, **this_process()}
         self._ours = False
@@ -115,14 +116,17 @@ class Presence:
         raise UserError(f"{law}; choose another --name, or watch it with python -m lfs.status {short}")
 
     def announce(self, address: str) -> None:
-        """Say where the search runs.
+        """Say where the search runs, unless another driver has taken the run over meanwhile: see `on_lost`.
 
         Args:
             address: of the Ray cluster.
+        Raises:
+            OSError: storage fails.
         """
-        self._said["address"] = address
         with self._writing:
-            self._write()
+            if self._lock or self._still_holds():
+                self._said["address"] = address
+                self._write()
 
     def beat(self) -> bool:
         """Give a sign of life, where there is no lock.
@@ -133,23 +137,26 @@ class Presence:
             OSError: storage fails; the next beat may come through.
         """
         with self._writing:
-            if not self._ours:
-                return False
-            holder = self._holder()
-            if holder and not self._is_holder(holder):
-                self._ours = False
-                self._lost = str(self._refused(holder, "it took over while this driver gave no sign of life"))
-                self._tell_lost(self._lost)
+            if not self._still_holds():
                 return False
             self._said["beat"] += 1
             self._write()
             return True
 
-    def on_lost(self, tell: Callable[[str], None]) -> None:
+    def _still_holds(self) -> bool:
+        """Whether nobody else has taken the run; whoever writes asks this first, or would take it back."""
+        holder = self._holder() if self._ours else {}
+        if holder and not self._is_holder(holder):
+            self._ours = False
+            self._lost = str(self._refused(holder, "it took over while this driver gave no sign of life"))
+            self._tell_lost(self._lost)
+        return self._ours
+
+    def on_lost(self, tell: Callable[[str], object]) -> None:
         """Whom to tell, in one line, that another driver has taken the run over; it may have happened already. It does
         to a driver that could not write for `SILENT_BEATS`, which must end then.
         """
-        self._tell_lost = tell  # type: ignore[assignment]
+        self._tell_lost = tell
         if self._lost:
             tell(self._lost)
 

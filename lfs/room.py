@@ -13,7 +13,9 @@ import yaml
 
 from lfs.config import SearchConfig
 from lfs.connect import joins
+from lfs.untrusted import MAX_YAML_BYTES, read_yaml
 from search_space.errors import UserError
+from trainers.untrusted import read_file
 
 logger = logging.getLogger(__name__)
 Resources = Mapping[str, float]
@@ -137,7 +139,8 @@ def growth_of_cluster(config: SearchConfig, nodes: Sequence[Resources]) -> Growt
     path = Path(BOOTSTRAP).expanduser()
     if path.is_file() and head in (ray.util.get_node_ip_address(), "127.0.0.1"):
         with contextlib.suppress(OSError, yaml.YAMLError, AttributeError, TypeError, ValueError, KeyError):
-            return growth_of_file(yaml.safe_load(path.read_text()), nodes)
+            cluster, _ = read_yaml(read_file(path, MAX_YAML_BYTES))
+            return growth_of_file(cluster, nodes)
     try:
         return Growth(unknown=is_autoscaled(node_types()))
     except Exception:  # Ray's view of its autoscaler fails in many ways

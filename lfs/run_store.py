@@ -10,6 +10,7 @@ RUN/tune/                           Tune's own experiment
 
 import contextlib
 import json
+import os
 import platform
 import re
 from collections.abc import Iterator, Mapping
@@ -23,11 +24,11 @@ from typing import Any
 import yaml
 
 from lfs.config import SearchConfig
-from lfs.folder import TEMPORARY, Folder, StorageError
+from lfs.folder import TEMPORARY, Folder, StorageError, reason
 from lfs.generations import Generations
 from lfs.locations import first_line, under
 from lfs.options import checked
-from lfs.stored import result_of
+from lfs.stored import event_of, result_of
 from lfs.untrusted import read_yaml
 from search_space.errors import UserError, shown
 
@@ -63,7 +64,9 @@ class RunStore(Generations):
         try:
             values, _ = read_yaml(self.read(CONFIG))
             found, _ = values["format"], values["config"]
-        except (yaml.YAMLError, LookupError, TypeError, OSError, ValueError) as error:
+        except OSError as error:
+            raise UserError(f"{place}: cannot be read: {reason(error)}") from None
+        except (yaml.YAMLError, LookupError, TypeError, ValueError) as error:
             raise UserError(f"{place}: not a run's configuration: {first_line(error)}") from None
         refuse_format(found, place)
         return dict(values)
@@ -77,11 +80,15 @@ class RunStore(Generations):
         return result if done and result["generation"] == done[-1] else None  # else the search was extended
 
     def events(self) -> list[dict[str, Any]]:
-        """What was done to the search, in order: starts, pauses, resumes, stops, extensions."""
-        return [self.read_json(EVENTS, name) for name in self._event_names()]
+        """What was done to the search, in order: starts, pauses, resumes, stops, extensions.
+
+        Raises:
+            UserError: one of them is damaged.
+        """
+        return [event_of(self.read_json(EVENTS, name), under(self.uri, EVENTS, name)) for name in self._event_names()]
 
     def _event_names(self) -> list[str]:
-        return sorted(entry.name for entry in self.files.list(self.at(EVENTS)) if EVENT.fullmatch(entry.name))
+        return sorted(entry.name for entry in self.listed(EVENTS) if EVENT.fullmatch(entry.name))
 
     def next_session(self) -> str:
         """Folder of Tune's next experiment: one for each time that work was started here."""
@@ -94,7 +101,7 @@ class RunStore(Generations):
             UserError: something in it is a symbolic link that leads out of it.
         """
         for path in Path(self.path).iterdir() if "://" not in self.uri else ():
-            if path.is_symlink() and not path.resolve().is_relative_to(self.path):
+            if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(self.path):
                 raise UserError(f"{path} is a symbolic link out of its run; remove it, or put a folder in its place")
 
     # ---- writing
@@ -106,7 +113,7 @@ class RunStore(Generations):
                 f"run {self.uri} exists already; continue it with --resume {self.uri}, or choose another --name"
             )
         # A write that was cut off leaves its file under another name.
-        if any(not entry.name.endswith(TEMPORARY) for entry in self.files.list(self.path)):
+        if any(not entry.name.endswith(TEMPORARY) for entry in self.listed()):
             raise UserError(f"{self.uri} is there already and is no run; choose another --name or --storage")
 
     def create(self, config: SearchConfig, digest: Mapping[str, str] | None = None) -> None:
@@ -128,7 +135,7 @@ class RunStore(Generations):
         except StorageError as error:
             with contextlib.suppress(OSError):
                 self.remove()  # it was not there, or empty
-            law = f"storage {self.uri}: cannot be written: {first_line(error.__cause__ or error)}"
+            law = f"storage {self.uri}: cannot be written: {reason(error)}"
             raise UserError(f"{law}; choose another --storage") from None
 
     def discard(self) -> None:
@@ -137,9 +144,13 @@ class RunStore(Generations):
             self.remove()
 
     def write_config(self, config: SearchConfig) -> None:
-        """Replace the configuration (a resume that extends the search)."""
-        values = yaml.safe_load(self.read(CONFIG))
-        values["config"] = plain(asdict(config))
+        """Replace the configuration (a resume that extends the search).
+
+        Raises:
+            UserError: what is there is damaged.
+            StorageError: storage still refuses after `attempts` tries.
+        """
+        values = self._stored() | {"config": plain(asdict(config))}
         self.write(yaml.safe_dump(values, sort_keys=False).encode(), CONFIG)
 
     def record_event(self, action: str, **facts: Any) -> None:
@@ -148,7 +159,7 @@ class RunStore(Generations):
         Raises:
             StorageError: storage still refuses after `attempts` tries.
         """
-        last = self.retrying(self._event_names)[-1:]
+        last = self._event_names()[-1:]
         number = int(last[0].removesuffix(".json")) + 1 if last else 1
         time = datetime.now().astimezone().isoformat(timespec="seconds")
         self.write(
@@ -190,10 +201,10 @@ def find_runs(root: str) -> Iterator[RunStore]:
         UserError: there is no such folder.
     """
     place = Folder(root)
-    there = place.files.info(place.path)
+    there = place.retrying(lambda: place.files.info(place.path))
     if there is None or not there.is_folder:
         raise UserError(f"storage {root!r}: no such folder; searches put it there, or name another with --storage")
-    folders = [entry for entry in place.files.list(place.path) if entry.is_folder]
+    folders = [entry for entry in place.listed() if entry.is_folder]
     for entry in sorted(folders, key=lambda entry: entry.changed, reverse=True):
         store = RunStore(under(root, entry.name))
         if store.exists(CONFIG):

@@ -47,6 +47,13 @@ class Result(pydantic.BaseModel, extra="allow"):
     test: dict[str, float]
 
 
+class Event(pydantic.BaseModel, extra="allow"):
+    """What was done to a search, as a file of `events/` holds it."""
+
+    action: str = ""
+    generation: Count = 0
+
+
 def state_and_summary(data: bytes, generation: int, place: str) -> tuple[SearchState, dict[str, Any]]:
     """State after a generation, and its summary, from its `state.json`.
 
@@ -84,6 +91,18 @@ def result_of(values: dict[str, Any], place: str) -> dict[str, Any]:
         raise UserError(
             f"{place}: damaged: expected `generation` and `test` ({_why(error)}); delete it to test again"
         ) from None
+
+
+def event_of(values: dict[str, Any], place: str) -> dict[str, Any]:
+    """What was done to a search, from what a file of `events/` holds.
+
+    Raises:
+        UserError: it holds something else.
+    """
+    try:
+        return Event.model_validate(values).model_dump(exclude_unset=True)
+    except (ValueError, OverflowError) as error:
+        raise UserError(f"{place}: damaged: expected an `action`, and a `generation` if any ({_why(error)})") from None
 
 
 def generation_of(folder: str) -> int | None:

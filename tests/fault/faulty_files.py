@@ -39,7 +39,7 @@ class FaultyFiles:
 
     A step is one operation; writing a file is one for its beginning, one for each part and one for its end, where it is
     synced. Steps are counted by label, since files are written at the same time. After the fault, every step that
-    changes something fails too, until it has failed `times` times.
+    changes something fails too, and every read of the same, until so many have failed.
     """
 
     def __init__(self, files: Files, fault: Fault | None = None) -> None:
@@ -64,7 +64,7 @@ class FaultyFiles:
                 return False
             if self.fault.error is None:
                 raise Crash
-            if self._left <= 0 or (kind in READS and here != self.fault.at):
+            if self._left <= 0 or (kind in READS and label != self.fault.at[0]):
                 return False
             self._left -= 1
             if self.fault.partial and kind == "write":

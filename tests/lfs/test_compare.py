@@ -1,8 +1,10 @@
 """The command that compares losses: which runs it makes of which settings, what it refuses, and a whole one with -9."""
 
+import contextlib
 import json
 import os
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from lfs import compare, reliability
+from lfs import cells, compare, presence, reliability
 from lfs.cells import CellTrial, prepare
 from lfs.commands import FAILED, run_command
 from lfs.compare import Cell, cells_of, points_of, run_of, search_of
@@ -21,8 +23,10 @@ from lfs.folder import StorageError
 from lfs.generation import DivergedError
 from lfs.options import build
 from lfs.outcomes import outcome_of, scores_file, scores_of
+from lfs.presence import Presence
 from lfs.run_store import RunStore
 from lfs.settings import changed, save_settings
+from lfs.view import View
 from search_space.config import SpaceConfig
 from search_space.errors import UserError
 from tests.lfs.conftest import Command
@@ -209,7 +213,7 @@ def test_a_cell_of_other_settings_is_not_taken_for_ours(tmp_path: Path) -> None:
 def test_only_divergence_is_an_outcome(tmp_path: Path, error: UserError) -> None:
     trial = CellTrial.__new__(CellTrial)
     trial.store = trial.root = RunStore(str(tmp_path))
-    trial.scores, trial.trouble = None, ""
+    trial.scores, trial.trouble, trial.session = None, "", "tune"
 
     class Run:
         search = SimpleNamespace(over=False, error="", state=SimpleNamespace(num_images=7))
@@ -228,6 +232,40 @@ def test_only_divergence_is_an_outcome(tmp_path: Path, error: UserError) -> None
     else:
         assert outcome is None
         assert result["trouble"] == "/gone.lmdb: no such LMDB"
+
+
+def test_trials_stop_when_another_driver_has_taken_their_comparison_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = RunStore(f"file://{tmp_path}/compared")
+    stopped: list[bool] = []
+
+    class Tuner:
+        def __init__(self, trainable: Any, *, param_space: dict[str, Any], **_: Any) -> None:
+            self.space = param_space
+
+        def fit(self) -> None:
+            other, until = Presence(root), time.monotonic() + 20
+            while not root.exists(self.space["session"], cells.STOP) and time.monotonic() < until:
+                other._write()  # again: a beat that was under way may have written over it
+                time.sleep(0.01)
+            for session in (self.space["session"], "tune-2"):
+                trial = CellTrial.__new__(CellTrial)
+                trial.root, trial.session, trial.trouble, trial.run_ = root, session, "", SimpleNamespace()
+                trial._advance = lambda run: {"done": False}
+                stopped.append(trial.step()["done"])
+
+    monkeypatch.setattr(presence, "BEAT_S", 0.01)
+    monkeypatch.setattr(presence, "SETTLE_S", 0.0)
+    monkeypatch.setattr(cells.tune, "Tuner", Tuner)
+    for name in ("ray_cluster", "quiet_logs"):
+        monkeypatch.setattr(cells, name, lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(cells, "alive_nodes", lambda: [{"Resources": {"CPU": 2.0}}])
+    monkeypatch.setattr(cells, "growth_of_cluster", lambda *_: None)
+    runs = {"am": run_of(config(), Cell(method="am", searched=False, seed=0))}
+    assert not cells.train_cells(root, config(), runs, View())
+    assert stopped == [True, False], "its own trials, and not those of the other driver"
+    assert "is worked on already by process" in "".join(capsys.readouterr())
 
 
 @pytest.mark.ray
@@ -322,7 +360,7 @@ def test_storage_that_cannot_be_written_ends_a_cell_at_once() -> None:
         raise StorageError("/full: No space left on device")
 
     trial = CellTrial.__new__(CellTrial)
-    trial.trouble, trial.root = "", SimpleNamespace(exists=lambda name: False)
+    trial.trouble, trial.session, trial.root = "", "tune", SimpleNamespace(exists=lambda *names: False)
     trial.store = SimpleNamespace(uri="/full")
     trial.run_ = SimpleNamespace(search=SimpleNamespace(over=False), generation=generation)
     result = trial.step()

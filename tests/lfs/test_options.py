@@ -54,7 +54,7 @@ def test_flags_are_laid_over_the_recipe_over_the_defaults(recipe: typing.Callabl
         ("mode: learn\n", "line 1: mode must be one of search, random, fixed, got 'learn'"),
         ("- 1\n", "line 1: expected `key: value` lines, got list"),
         ("a: [1\n", "recipe.yaml, line 2: not YAML"),
-        ("name: a/b\n", "line 1: name must be a plain folder name, got 'a/b'"),
+        ("name: a/b\n", "line 1: name must be a plain folder name, without any of .*, got 'a/b'"),
         ("num_workers: 0\n", "line 1: num_workers must be at least 1, got 0"),
     ],
 )

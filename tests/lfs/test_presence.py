@@ -129,6 +129,20 @@ def test_a_driver_that_ends_while_another_watches_leaves_the_run_free(far: RunSt
         assert second.beat()
 
 
+def test_without_a_lock_a_driver_that_lost_the_run_before_it_says_where_it_is_takes_nothing_back(far: RunStore) -> None:
+    first, told = Presence(far, sleep=Clock().sleep), list[str]()
+    first.__enter__()
+    with Presence(far, sleep=Clock().sleep) as second:
+        second.announce("10.0.0.2:6379")
+        first.announce("10.0.0.1:6379")
+        assert (where(far) or {})["address"] == "10.0.0.2:6379"
+        assert second.beat(), "the new owner goes on"
+        first.on_lost(told.append)
+        assert len(told) == 1
+        first.__exit__()
+        assert second.beat()
+
+
 def test_storage_that_fails_for_a_beat_does_not_lose_the_run(far: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
     with Presence(far, sleep=Clock().sleep) as presence:
         with monkeypatch.context() as broken:

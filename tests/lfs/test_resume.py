@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from lfs.config import SearchConfig
-from lfs.data_digest import data_digest
+from lfs.data_digest import data_digest, refuse_other_data
 from lfs.driver import new_run, old_run
 from lfs.options import build
 from lfs.resume import resumed
@@ -20,6 +20,7 @@ from lfs.run_store import RunStore
 from lfs.view import View
 from search_space.errors import UserError
 from tests.lfs.golden_run import DONE, finish
+from trainers.config import DataConfig
 from trainers.data.lists import read_list
 from trainers.data.lmdb_source import LmdbSource, write_lmdb
 
@@ -131,6 +132,46 @@ def test_a_compacted_copy_is_the_same_data(run: RunStore, tmp_path: Path) -> Non
     data = run.load_config().data
     write_lmdb(tmp_path / "copy.lmdb", whole(Path(data.train[0])))
     assert data_digest(replace(data, train=(str(tmp_path / "copy.lmdb"),))) == run.load_digest()
+
+
+def test_other_pictures_of_the_same_keys_and_sizes_are_other_data(
+    run: RunStore, recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    flags = moved(recipe, tmp_path / "moved")
+    path = Path(flags["data.train"])
+    records = whole(path)
+    path.unlink()
+    write_lmdb(path, [(key, bytes([*value[:-1], value[-1] ^ 1])) for key, value in records])
+    was, now = LmdbSource(run.load_config().data.train[0]), LmdbSource(path)
+    assert was.extent() == now.extent()
+    refuse_other_data(run, run.load_config().data)
+    changed = replace(run.load_config().data, train=(str(path),))
+    with pytest.raises(UserError, match=rf"{path} differs \(data\.train\[0\] was 128 entries"):
+        refuse_other_data(run, changed)
+
+
+def test_a_digest_of_the_extent_alone_is_compared_by_the_extent(run: RunStore, tmp_path: Path) -> None:
+    stored, data = yaml.safe_load(run.read("config.yaml")), run.load_config().data
+    digest = {name: text.partition(", ")[0] for name, text in stored["data"].items()}
+    assert digest["data.train[0]"].endswith("pages")
+    run.write(yaml.safe_dump(stored | {"data": digest}).encode(), "config.yaml")
+    refuse_other_data(run, data)
+    digest["data.train[0]"] = "127" + digest["data.train[0]"].removeprefix("128")
+    run.write(yaml.safe_dump(stored | {"data": digest}).encode(), "config.yaml")
+    with pytest.raises(UserError, match=r"data\.train\[0\] was 127 entries on"):
+        refuse_other_data(run, data)
+
+
+def test_records_are_looked_into_evenly_and_in_bounds(tmp_path: Path) -> None:
+    keys = [f"k{number:04d}" for number in range(2500)]
+    write_lmdb(tmp_path / "faces", [(key, b"same") for key in keys])
+    (tmp_path / "list").write_text("".join(f"{key} {row % 2}\n" for row, key in enumerate(keys)))
+    data = DataConfig(train=(str(tmp_path / "faces"),), train_list=(str(tmp_path / "list"),))
+    before = data_digest(data)
+    assert "sha256 of 1000 records" in before["data.train[0]"]
+    for key, seen in ((keys[0], True), (keys[-1], True), (keys[1], False), (keys[2], True)):
+        write_lmdb(tmp_path / "other", [(other, b"else" if other == key else b"same") for other in keys])
+        assert (data_digest(replace(data, train=(str(tmp_path / "other"),))) != before) == seen
 
 
 def test_a_root_that_is_given_again_is_no_change_and_another_one_is_refused(run: RunStore, tmp_path: Path) -> None:

@@ -2,9 +2,12 @@
 
 import itertools
 import re
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from lfs import room
 from lfs.config import CompareConfig, ReliabilityConfig, SearchConfig
 from lfs.room import Growth, Room, fit_workers, growth_of_file, is_autoscaled, said
 from lfs.train import configured
@@ -179,3 +182,29 @@ def test_only_a_search_has_trainers_of_several_ranks() -> None:
             kind(ranks_per_worker=2)
     with pytest.raises(UserError, match="for all but lfs.search, got 2"):
         configured("am", "", {"gpus_per_worker": "2"})
+
+
+@pytest.mark.parametrize(
+    ("text", "unknown"),
+    [
+        ("max_workers: 1\navailable_node_types: {head: {}, more: {resources: {CPU: 4}, max_workers: 1}}\n"
+         "head_node_type: head\n", False),
+        ("&a [" + "x, " * 5 + "]\n", True),
+        ("a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+            f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join([f'*{chr(97 + i)}'] * 10)}]\n" for i in range(9)
+        ) + "max_workers: 0\navailable_node_types: {}\n", True),
+    ],
+    ids=["good", "no cluster", "stands for too much"],
+)  # fmt: skip
+def test_the_file_of_a_cluster_is_read_in_bounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, unknown: bool
+) -> None:
+    (tmp_path / "cluster.yaml").write_text(text)
+    monkeypatch.setattr(room, "BOOTSTRAP", str(tmp_path / "cluster.yaml"))
+    monkeypatch.setattr(room, "joins", lambda _: True)
+    monkeypatch.setattr(room, "node_types", lambda: ["worker"])
+    monkeypatch.setattr("ray.get_runtime_context", lambda: SimpleNamespace(gcs_address="127.0.0.1:6379"))
+    monkeypatch.setattr("ray.util.get_node_ip_address", lambda: "127.0.0.1")
+    found = room.growth_of_cluster(asking(), [{"CPU": 2.0}])
+    assert found.unknown == unknown
+    assert len(found.nodes) == (0 if unknown else 1)

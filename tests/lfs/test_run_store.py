@@ -11,19 +11,24 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lfs import results
 from lfs.board import started
+from lfs.commands import FAILED, run_command
 from lfs.config import SearchConfig
+from lfs.demand import standing
 from lfs.driver import old_run
+from lfs.files import LocalFiles
 from lfs.folder import StorageError
 from lfs.generation import Search
-from lfs.locations import under
+from lfs.locations import first_line, under
 from lfs.messages import GenerationRecord
+from lfs.results import runs_table
 from lfs.run_store import RunStore, find_runs
 from lfs.train import replayed
 from lfs.view import View
 from search_space.errors import UserError
 from tests.fault.disk import Disk
-from tests.fault.faulty_files import FaultyFiles
+from tests.fault.faulty_files import Fault, FaultyFiles
 from tests.lfs.fakes import config, drive
 
 WEIGHTS = {"backbone.w": np.arange(6, dtype=np.float32).reshape(2, 3), "head.n": np.array(3)}
@@ -380,3 +385,107 @@ def test_a_place_below_a_uri_keeps_its_options_at_the_end() -> None:
     assert under("gs://bucket/runs/", "a") == "gs://bucket/runs/a"
     assert under("runs/", "a") == "runs/a"
     assert under("/odd?name", "a") == "/odd?name/a"
+
+
+@pytest.mark.parametrize("name", ["COMMIT", "state.json"])
+def test_a_file_that_storage_refuses_is_not_taken_for_a_lost_one(store: RunStore, name: str) -> None:
+    label = f"read {store.path}/generations/000002/{name}"
+    broken = FaultyFiles(LocalFiles(store.path), Fault((label, 0), lambda: OSError(errno.EIO, "Input/output error")))
+    with pytest.raises(UserError, match=rf"000002/{name}: .* cannot be read: \[Errno 5\] Input/output error$"):
+        RunStore(store.path, broken, sleep=lambda _: None).load_last()
+    (Path(store.path) / "generations" / "000002" / name).unlink()
+    if name != "COMMIT":
+        with pytest.raises(UserError, match=rf"000002/{name}: .* cannot be read: .*, or remove .*/COMMIT: then"):
+            store.load_last()
+
+
+def test_storage_that_refuses_a_small_file_does_not_make_it_damaged(store: RunStore) -> None:
+    store.record_event("start")
+    for name, ask in (("config.yaml", RunStore.load_config), ("events/000001.json", RunStore.events)):
+        at = (f"read {store.path}/{name}", 0)
+        broken = FaultyFiles(LocalFiles(store.path), Fault(at, lambda: OSError(errno.EIO, "Input/output error")))
+        with pytest.raises(UserError, match=rf"{name}: cannot be read: \[Errno 5\] Input/output error$"):
+            ask(RunStore(store.path, broken, sleep=lambda _: None))
+
+
+def test_nothing_is_written_or_deleted_through_a_link_to_a_folder_that_the_run_is_in(
+    store: RunStore, records: list[GenerationRecord], tmp_path: Path
+) -> None:
+    for name in ("state.json", "candidates.parquet", "winner.safetensors", "x.tmp"):
+        (tmp_path / name).write_text("mine")
+    there = sorted(path.name for path in tmp_path.iterdir())
+    generations = Path(store.path) / "generations"
+    (generations / "000003").symlink_to("../../..")
+    with pytest.raises(StorageError, match=r"a symbolic link leads out of .*runs/one"):
+        store.commit(records[3], WEIGHTS)
+    (generations / "000003").unlink()
+    shutil.rmtree(generations / "000000")
+    (generations / "000000").symlink_to("../../..")
+    store.prune(2, 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == there
+    assert {path.read_text() for path in tmp_path.iterdir() if path.is_file()} == {"mine"}
+
+
+def test_a_run_is_made_in_folders_that_are_not_there_yet_also_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    for uri in (f"{tmp_path}/link/a/run", f"file://{tmp_path}/link/b/run"):
+        store = RunStore(uri)
+        store.create(config())
+        store.remove()
+    assert sorted(path.name for path in (tmp_path / "real").iterdir()) == ["a", "b"]
+
+
+@pytest.mark.parametrize("name", ["%2e%2e%2fesc", "a?b", "a#b"])
+def test_a_name_that_means_something_else_in_a_uri_stays_below_its_root(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match=r"name must be a plain folder name, without any of / .* % \? #"):
+        config(name=name)
+    for root in (f"file://{tmp_path}/root", f"{tmp_path}/root"):
+        assert RunStore(under(root, name)).path == f"{tmp_path}/root/{name}"
+        assert RunStore(under(root, name)).name == name
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../esc", "a/b"])
+def test_what_is_no_name_leads_nowhere(name: str) -> None:
+    for root in ("s3://bucket/runs", "runs"):
+        with pytest.raises(UserError, match=f"what is in {root} must have a plain name, got '{name}'"):
+            under(root, "cells", name)
+
+
+def test_a_name_with_spaces_and_letters_of_its_own_is_one_on_every_storage(tmp_path: Path) -> None:
+    store = RunStore(under(f"file://{tmp_path}", "Gesichter früh am Tag"))
+    store.create(config())
+    assert [found.name for found in find_runs(f"file://{tmp_path}")] == ["Gesichter früh am Tag"]
+    assert [found.name for found in find_runs(str(tmp_path))] == ["Gesichter früh am Tag"]
+
+
+def test_a_link_to_itself_is_no_run_and_hides_none(
+    store: RunStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "runs" / "a").symlink_to("a")
+    assert [s.name for s in find_runs(str(tmp_path / "runs"))] == ["one"]
+    assert runs_table(str(tmp_path / "runs"))["run"].tolist() == ["one"]
+    assert run_command(results.main, [str(tmp_path / "runs" / "a")]) == FAILED
+    assert "Too many levels of symbolic links" in capsys.readouterr().err
+    (Path(store.path) / "loop").symlink_to("loop")
+    store.refuse_links()
+
+
+def test_a_damaged_configuration_is_one_line_where_it_is_to_be_changed(store: RunStore) -> None:
+    (Path(store.path) / "config.yaml").write_text("[")
+    with pytest.raises(UserError, match=r"config\.yaml: not a run's configuration: "):
+        store.write_config(config())
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"action": 3}', '{"action": "stop", "generation": "x"}', "\xff"])
+def test_a_damaged_event_is_named(store: RunStore, text: str) -> None:
+    store.record_event("start")
+    (Path(store.path) / "events" / "000001.json").write_text(text, encoding="latin-1")
+    with pytest.raises(UserError, match=r"events/000001\.json: damaged: expected ") as caught:
+        standing(store, 0)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_line_of_an_error_is_never_empty() -> None:
+    assert first_line(OSError("\n a\nb")) == "a"
+    assert first_line(TimeoutError()) == first_line(TimeoutError(" \n")) == "TimeoutError"
