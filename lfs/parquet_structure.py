@@ -13,6 +13,9 @@ MAX_VALUES = 2**24
 MAX_BYTES = 256 * 2**20
 """Of all pages, decompressed."""
 
+MAX_ITEMS = 1_000_000
+"""Values of the footer and of the heads of all pages together: a page has ten to twenty, however empty it is."""
+
 MAX_DEPTH = 16
 MAGIC = b"PAR1"
 TAIL_BYTES = 8  # length of the footer, magic
@@ -28,15 +31,14 @@ class Thrift:
 
     Args:
         at: position of the next byte.
+        left: number of values that may be read.
     """
 
-    def __init__(self, data: bytes, at: int = 0) -> None:
-        self.data, self.at = data, at
+    def __init__(self, data: bytes, at: int = 0, left: int = MAX_ITEMS) -> None:
+        self.data, self.at, self.left = data, at, left
 
     def struct(self, depth: int = MAX_DEPTH) -> dict[int, Any]:
-        """The struct that begins here."""
-        if not depth:
-            raise ValueError("structs nested too deep")
+        """The struct that begins here; lists, maps and structs in it are at most `depth` deep."""
         fields: dict[int, Any] = {}
         number = 0
         while kind := self._byte():
@@ -45,6 +47,9 @@ class Thrift:
         return fields
 
     def _value(self, kind: int, depth: int, flag: bool) -> Any:
+        if depth < 0:
+            raise ValueError("values nested too deep")
+        self._count(1)
         if kind in INTEGERS:
             return self._integer()
         match kind:
@@ -57,9 +62,9 @@ class Thrift:
             case 8:
                 return self._skip(self._varint())
             case 9 | 10:
-                return self._list(depth)
+                return self._list(depth - 1)
             case 11:
-                return self._map(depth)
+                return self._map(depth - 1)
             case 12:
                 return self.struct(depth - 1)
         raise ValueError(f"unknown type {kind}")
@@ -77,11 +82,12 @@ class Thrift:
             self._element(kinds & 15, depth)
 
     def _element(self, kind: int, depth: int) -> Any:
-        return self._byte() == TRUE if kind in (TRUE, FALSE) else self._value(kind, depth - 1, False)
+        return self._byte() == TRUE if kind in (TRUE, FALSE) else self._value(kind, depth, False)
 
     def _count(self, count: int) -> int:
-        if count > len(self.data) - self.at:  # an element takes a byte at least
-            raise ValueError(f"{count:,} elements in {len(self.data):,} bytes")
+        self.left -= count
+        if self.left < 0:
+            raise ValueError(f"more than {MAX_ITEMS:,} values in the footer and the heads of pages")
         return count
 
     def _skip(self, count: int) -> None:
@@ -107,9 +113,11 @@ class Thrift:
         return value >> 1 ^ -(value & 1)
 
 
-def check_parquet(data: bytes) -> None:
+def check_parquet(data: bytes) -> int:
     """Refuse a Parquet file that claims, anywhere, more than the limits, or that contradicts itself.
 
+    Returns:
+        Bytes of the largest page, decompressed.
     Raises:
         ValueError: so it is, or this is no Parquet file.
     """
@@ -117,13 +125,16 @@ def check_parquet(data: bytes) -> None:
     start = len(data) - TAIL_BYTES - length
     if not data.startswith(MAGIC) or not data.endswith(MAGIC) or start < len(MAGIC):
         raise ValueError("no Parquet file")
+    thrift = Thrift(data[start:-TAIL_BYTES])
     try:
-        _check_footer(Thrift(data[start:-TAIL_BYTES]).struct(), data)
+        chunks = _chunks(thrift.struct())
+        return _check_pages(chunks, Thrift(data, left=thrift.left))
     except (LookupError, TypeError, AttributeError):
         raise ValueError("a Parquet file without something that it must have") from None
 
 
-def _check_footer(footer: dict[int, Any], data: bytes) -> None:
+def _chunks(footer: dict[int, Any]) -> list[dict[int, Any]]:
+    """What the footer says of each column of each group of rows."""
     num_rows, groups = footer[3], footer[4]
     chunks = [chunk[3] for group in groups for chunk in group[1]]
     if len(footer[2]) > MAX_COLUMNS or len(chunks) > MAX_COLUMNS:
@@ -131,28 +142,39 @@ def _check_footer(footer: dict[int, Any], data: bytes) -> None:
     rows = [group[3] for group in groups]
     if sum(rows) != num_rows or min(rows, default=0) < 0 or num_rows > MAX_VALUES:
         raise ValueError(f"a table that claims {num_rows:,} rows in groups of {shortened(rows)}")
-    total_values = total_bytes = 0
-    for chunk in chunks:
-        for values, num_bytes in _pages(chunk, data):
+    return chunks
+
+
+def _check_pages(chunks: list[dict[int, Any]], thrift: Thrift) -> int:
+    total_values = total_bytes = largest = free = 0
+    for start, end, chunk in sorted(((*_span(chunk), chunk) for chunk in chunks), key=lambda placed: placed[:2]):
+        if not free <= start <= end <= len(thrift.data):
+            raise ValueError("a column outside the file, or inside another one")
+        free = end
+        for values, num_bytes in _pages(chunk, start, end, thrift):
             total_values, total_bytes = total_values + values, total_bytes + num_bytes
+            largest = max(largest, num_bytes)
             if total_values > MAX_VALUES or total_bytes > MAX_BYTES:
                 raise ValueError(f"a table that claims {total_values:,} values of {total_bytes:,} bytes")
+    return largest
 
 
-def _pages(chunk: dict[int, Any], data: bytes) -> Iterator[tuple[int, int]]:
-    """Values and bytes, decompressed, that each page of a column claims; all of them lie in the chunk."""
+def _span(chunk: dict[int, Any]) -> tuple[int, int]:
+    """Where a column begins and ends in the file."""
     starts = [chunk[field] for field in (9, 11) if field in chunk]  # of data, of a dictionary
-    starts = [start for start in starts if start > 0]
-    at, end, seen = min(starts), min(starts) + chunk[7], 0
-    if not len(MAGIC) <= at <= end <= len(data):
-        raise ValueError("a column outside the file")
-    while at < end:
-        thrift = Thrift(data, at)
+    start = min(start for start in starts if start > 0)
+    return start, start + chunk[7]
+
+
+def _pages(chunk: dict[int, Any], start: int, end: int, thrift: Thrift) -> Iterator[tuple[int, int]]:
+    """Values and bytes, decompressed, that each page of a column claims; all of them lie in the chunk."""
+    thrift.at, seen = start, 0
+    while thrift.at < end:
         header = thrift.struct()
         kind, num_bytes, stored = header[1], header[2], header[3]
         values = header[HEADER_OF_PAGE[kind]][1]
-        at = thrift.at + stored
-        if min(values, num_bytes, stored) < 0 or at > end:
+        thrift.at += stored
+        if min(values, num_bytes, stored) < 0 or thrift.at > end:
             raise ValueError("a page outside its column")
         seen += values if kind != DICTIONARY_PAGE else 0
         yield values, num_bytes

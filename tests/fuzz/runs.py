@@ -27,6 +27,7 @@ from lfs.messages import GenerationRecord
 from lfs.presence import where
 from lfs.run_store import RunStore
 from search_space.errors import UserError
+from tests.fuzz import shapes
 from tests.fuzz.mutate import Case, mutated_bytes, mutated_tree
 from tests.lfs.fakes import config, drive
 
@@ -77,6 +78,13 @@ def mutated_run(case: Case, rng: random.Random) -> Case:
     else:
         data = mutated_bytes(data, rng)
     return name + b"\0" + data
+
+
+def run_of(rng: random.Random) -> Case:
+    """A run with one file built from the parts of its format."""
+    name = rng.choice([name for name in base_files() if name.endswith((".yaml", ".parquet", ".safetensors"))])
+    kinds = {".yaml": shapes.yaml_text, ".parquet": shapes.table, ".safetensors": shapes.weights}
+    return name.encode() + b"\0" + kinds[Path(name).suffix](rng)
 
 
 def write_run(case: Case, root: Path) -> None:

@@ -17,10 +17,13 @@ from lfs.config import SearchConfig
 from lfs.options import RECIPES, build
 from lfs.untrusted import read_table
 from search_space.errors import UserError
+from tests.fuzz import shapes
 from tests.fuzz.lmdb_file import LmdbFile
 from tests.fuzz.mutate import Case, Mutate, mutated_bytes, mutated_tree
-from tests.fuzz.runs import mutated_run, read_run_in_part, run_seeds
-from tests.trainers.data_files import encode, smooth_picture
+from tests.fuzz.runs import mutated_run, read_run_in_part, run_of, run_seeds
+from tests.fuzz.shapes import Shape
+from tests.fuzz.thrift import empty_page
+from tests.trainers.data_files import encode, png_chunk, smooth_picture
 from trainers.checkpoint import from_bytes, to_bytes
 from trainers.data.datum import encode_datum
 from trainers.data.decode import decode_picture
@@ -35,14 +38,17 @@ class Target:
     name: str
     seeds: Callable[[], Sequence[Case]]
     mutate: Mutate
+    shape: Shape
     read: Callable[[Case, Path], object]
     """Reads one case, in a folder of its own; must succeed or raise `UserError`."""
 
-    def case(self, seed: int) -> Case:
-        """The case of a seed; one in fifty is a valid file."""
-        rng = random.Random(seed)
+    def case(self, rng: random.Random) -> Case:
+        """One in fifty is a valid file, three in ten are built from parts, the others are valid files spoiled."""
+        chance = rng.random()
+        if chance < 0.3:
+            return self.shape(rng)
         base = rng.choice(self.seeds())
-        return base if rng.random() < 0.02 else self.mutate(base, rng)
+        return base if chance < 0.32 else self.mutate(base, rng)
 
 
 def cached(make: Callable[[], Sequence[Case]]) -> Callable[[], Sequence[Case]]:
@@ -64,6 +70,7 @@ YAML_TOKENS = (
     b"!!omap [a]", b"!!python/object/apply:os.system ['true']", b"!!python/name:os.system", b"? ", b"- ", b"[" * 200,
     b"{a: " * 200, b"2024-99-99", b"0x" + b"f" * 5000, b"9" * 5000, b"1:" * 300, b"---\n", b"...\n", b"\0", b"\xff",
     b"%YAML 9.9\n", b"'", b'"', b"|\n", b"\t", b"~", b".inf", b".nan", b"\xc2\x85", b"\xe2\x80\xae", b"seed: ", b": ",
+    b"1:" * 50_000 + b"1", b"%TAG !a! x\n",
     b"a: &a [x,x]\nb: &b [*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c]\n",
 )  # fmt: skip
 
@@ -135,7 +142,8 @@ def mutated_lines(data: Case, rng: random.Random) -> Case:
 # ---- pictures
 
 PICTURE_TOKENS = (b"\xff\xc0\x00\x11\x08\xff\xff\xff\xff\x03", b"\xff\xda", b"\xff\xd8\xff", b"\xff\xc4", b"\xff\x00",
-                  b"acTL", b"IHDR", b"IDAT", b"iCCP", b"\x7f\xff\xff\xff", b"II*\0", b"RIFF", b"GIF89a")  # fmt: skip
+                  b"acTL", b"IHDR", b"IDAT", b"iCCP", b"\x7f\xff\xff\xff", b"II*\0", b"RIFF", b"GIF89a",
+                  png_chunk(b"zTXt", b"k\0\0" + shapes.zeros(7_900_000)))  # fmt: skip
 
 
 def picture_seeds() -> Sequence[Case]:
@@ -291,7 +299,15 @@ def mutated_table(data: Case, rng: random.Random) -> Case:
     pages, footer = data[: -8 - length], data[-8 - length : -8]
     if rng.random() < 0.1:
         return mutated_bytes(data, rng, (b"PAR1",))
-    tokens = (b"\xff\xff\xff\xff\x0f", b"\xfe\xff\xff\xff\x0f", b"\x80\x80\x80\x80\x10", b"\x00", b"\x15\x02")
+    tokens = (
+        b"\xff\xff\xff\xff\x0f",
+        b"\xfe\xff\xff\xff\x0f",
+        b"\x80\x80\x80\x80\x10",
+        b"\x00",
+        b"\x15\x02",
+        b"\x19" * 3000,
+        empty_page() * 500,
+    )
     if rng.random() < 0.5:
         pages = mutated_bytes(pages, rng, tokens)
     else:
@@ -310,14 +326,14 @@ def read_parquet(data: Case, folder: Path) -> object:
 TARGETS = {
     target.name: target
     for target in (
-        Target("config", cached(recipe_seeds), mutated_yaml, read_recipe),
-        Target("list", cached(list_seeds), mutated_lines, read_label_list),
-        Target("pairs", cached(pair_seeds), mutated_lines, read_pair_file),
-        Target("datum", cached(datum_seeds), mutated_record, read_record),
-        Target("picture", cached(picture_seeds), mutated_picture, read_picture),
-        Target("lmdb", cached(lmdb_seeds), mutated_lmdb, read_lmdb),
-        Target("checkpoint", cached(checkpoint_seeds), mutated_checkpoint, read_checkpoint),
-        Target("table", cached(table_seeds), mutated_table, read_parquet),
-        Target("run", cached(run_seeds), mutated_run, read_run_in_part),
+        Target("config", cached(recipe_seeds), mutated_yaml, shapes.yaml_text, read_recipe),
+        Target("list", cached(list_seeds), mutated_lines, shapes.label_lines, read_label_list),
+        Target("pairs", cached(pair_seeds), mutated_lines, shapes.pair_lines, read_pair_file),
+        Target("datum", cached(datum_seeds), mutated_record, shapes.record, read_record),
+        Target("picture", cached(picture_seeds), mutated_picture, shapes.picture, read_picture),
+        Target("lmdb", cached(lmdb_seeds), mutated_lmdb, shapes.lmdb, read_lmdb),
+        Target("checkpoint", cached(checkpoint_seeds), mutated_checkpoint, shapes.weights, read_checkpoint),
+        Target("table", cached(table_seeds), mutated_table, shapes.table, read_parquet),
+        Target("run", cached(run_seeds), mutated_run, run_of, read_run_in_part),
     )
 }

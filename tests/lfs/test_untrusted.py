@@ -11,9 +11,10 @@ import yaml
 from lfs.parquet_structure import MAX_VALUES, Thrift, check_parquet
 from lfs.untrusted import read_table, read_yaml
 from tests.fuzz.runs import base_files
+from tests.fuzz.thrift import empty_page, parquet_of, varint, with_footer
 
 LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{i + 1}: &a{i + 1} [*a{i}, *a{i}, *a{i}, *a{i}]\n" for i in range(40))
-CHAIN = "a0: &a0 [x]\n" + "".join(f"a{i + 1}: &a{i + 1} [*a{i}]\n" for i in range(500))
+CHAIN = "a0: &a0 [x]\n" + "".join(f"a{i + 1}: &a{i + 1} [*a{i}]\n" for i in range(100))
 MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{i + 1}: &a{i + 1} {{<<: [*a{i}, *a{i}, *a{i}]}}\n" for i in range(40))
 
 
@@ -31,16 +32,30 @@ MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{i + 1}: &a{i + 1} {{<<: [*a{i}, *a{i},
         ("[" * 2000, "nested too deep"),
         ("[" * 70 + "]" * 70, "nested too deep"),
         ("a: 2024-99-99", "month must be in"),
-        ("a: " + "9" * 5000, "4300"),
+        ("a: " + "9" * 5000, "a number of more than 1,000 characters"),
+        ("a: 1" + ":1" * 2**20, "a number of more than 1,000 characters"),
+        ("a: 1" + ":1" * 2**20 + ".5", "a number of more than 1,000 characters"),
+        ("a: !!timestamp " + "x" * 5000, "a number of more than 1,000 characters"),
+        ("{" + ", ".join(f"{i * (2**61 - 1)}: " for i in range(40_000)) + "}", "100 keys that are no texts"),
+        ("".join(f"%TAG !t{i}! x\n" for i in range(250_000)) + "--- a", "100 %TAG directives"),
+        ("[" + "a," * 2_000_000 + "]", "YAML of more than 100,000 values"),
+        (b"a: \xff", "can't decode byte 0xff"),
         ("a: !!int ''", "does not fit its tag"),
         ("a: !!bool x", "does not fit its tag"),
         ("a: !!timestamp x", "does not fit its tag"),
         ("x" * (5 * 2**20), "bytes of YAML"),
     ],
 )
-def test_yaml_that_makes_no_sense(text: str, message: str) -> None:
+def test_yaml_that_makes_no_sense(text: bytes | str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_yaml(text)
+
+
+def test_long_texts_and_many_keys_are_fine() -> None:
+    text = {"a": "9" * 5000, **{f"k{i}": i for i in range(1000)}, **{i: i for i in range(100)}}
+    assert read_yaml(yaml.safe_dump(text))[0] == text
+    merges = "a: &a {x: 1}\n" + "".join(f"b{i}: {{<<: *a}}\n" for i in range(200))
+    assert read_yaml(merges)[0]["b199"] == {"x": 1}
 
 
 def test_yaml_makes_no_objects() -> None:
@@ -108,6 +123,59 @@ def test_one_long_text_in_many_rows() -> None:
     texts = pa.DictionaryArray.from_arrays(pa.array([0] * 300, pa.int32()), pa.array(["x" * 1_000_000]))
     with pytest.raises(ValueError, match="a table of more than"):
         read_table(parquet(pa.table({"s": texts}), store_schema=False))
+
+
+def test_one_long_text_in_many_rows_of_a_small_file() -> None:
+    texts = pa.DictionaryArray.from_arrays(pa.array([0] * 1000, pa.int32()), pa.array(["x" * 2**24]))
+    data = parquet(pa.table({"s": texts}), store_schema=False, compression="zstd", write_statistics=False)
+    assert len(data) < 10_000
+    before = pa.total_allocated_bytes()
+    with pytest.raises(ValueError, match="a table of more than"):
+        read_table(data)
+    assert pa.default_memory_pool().max_memory() - before < 2**31
+
+
+def test_a_page_that_is_too_long_for_so_many_rows() -> None:
+    texts = pa.DictionaryArray.from_arrays(pa.array([0] + [1] * 50_000, pa.int32()), pa.array(["x" * 2**26, ""]))
+    data = parquet(pa.table({"s": texts}), store_schema=False, compression="zstd", write_statistics=False)
+    with pytest.raises(ValueError, match="a table of 50,001 rows with a page of 67,1"):
+        read_table(data)
+
+
+EMPTY_PAGES = empty_page() * 1000
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    ("pages", "chunks", "message"),
+    [
+        (EMPTY_PAGES, [(4, len(EMPTY_PAGES))] * 1000, "a column outside the file, or inside another one"),
+        (EMPTY_PAGES, [(4, 500), (500, 100)], "a column outside the file, or inside another one"),
+        (EMPTY_PAGES * 200, [(4, 200 * len(EMPTY_PAGES))], "more than 1,000,000 values in the footer and the heads"),
+        (b"", [(4, 0)] * 10_001, "a table of 10,002 columns"),
+    ],
+    ids=["one for all", "overlapping", "many pages", "many columns"],
+)
+def test_pages_that_stand_for_nothing(pages: bytes, chunks: list[tuple[int, int]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_table(parquet_of(pages, chunks))
+
+
+def test_pages_that_stand_for_nothing_and_are_few() -> None:
+    assert check_parquet(parquet_of(EMPTY_PAGES, [(4, len(EMPTY_PAGES))])) == 0
+
+
+@pytest.mark.parametrize(
+    "nested", [b"\x19" * 3000, b"\x1b\x01\xbb" + b"\x01\xbb" * 3000, b"\x1c" * 3000], ids=lambda b: b[:1]
+)
+def test_a_footer_that_is_nested_too_deep(nested: bytes) -> None:
+    with pytest.raises(ValueError, match="values nested too deep"):
+        read_table(with_footer(b"", nested))
+
+
+def test_a_footer_of_many_values() -> None:
+    with pytest.raises(ValueError, match="more than 1,000,000 values"):
+        read_table(with_footer(b"", b"\x19\xf3" + varint(2_000_000) + bytes(2_000_000)))
 
 
 @pytest.mark.parametrize(

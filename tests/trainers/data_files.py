@@ -1,5 +1,7 @@
 """Small face-like files for tests: pictures, LMDBs of them, list and pairs files."""
 
+import struct
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -23,6 +25,11 @@ def encode(picture: Picture, extension: str = ".jpg") -> bytes:
     """The picture as the bytes of a file."""
     _, data = cv2.imencode(extension, picture)
     return data.tobytes()
+
+
+def png_chunk(kind: bytes, content: bytes = b"") -> bytes:
+    """One chunk of a PNG, its checksum right."""
+    return struct.pack(">I4s", len(content), kind) + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
 def write_pictures(

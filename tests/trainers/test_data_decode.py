@@ -1,6 +1,7 @@
 """Bytes to pixels and pixels to the network's input."""
 
 import struct
+import zlib
 
 import cv2
 import numpy as np
@@ -8,9 +9,10 @@ import pytest
 import torch
 
 from search_space.errors import UserError
-from tests.trainers.data_files import encode, smooth_picture
+from tests.trainers.data_files import encode, png_chunk, smooth_picture
 from trainers.data.datum import encode_datum
 from trainers.data.decode import decode_picture, normalise
+from trainers.data.picture_header import for_decoder
 
 
 def test_pixels_are_those_of_opencv() -> None:
@@ -67,6 +69,43 @@ def png_with(kind: bytes, claimed: int) -> bytes:
     return data[:33] + struct.pack(">I4sI", claimed, kind, 0) + data[33:]
 
 
+def png_of(*chunks: tuple[bytes, bytes]) -> bytes:
+    """A small picture with these chunks before its pixels."""
+    data = encode(smooth_picture(5), ".png")
+    return data[:33] + b"".join(png_chunk(kind, content) for kind, content in chunks) + data[33:]
+
+
+ZEROS = zlib.compress(bytes(7_900_000), 9)
+ROTATED = b"II*\0\x08\0\0\0" + struct.pack("<HHHIHHI", 1, 0x112, 3, 1, 6, 0, 0)
+TURNED = png_of((b"eXIf", ROTATED))
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "data",
+    [
+        png_of(*((b"zTXt", b"k%d\0\0" % i + ZEROS) for i in range(60))),
+        png_of(*((b"iTXt", b"k%d\0\1\0\0\0" % i + ZEROS) for i in range(60))),
+        png_of((b"iCCP", b"k\0\0" + ZEROS)),
+        png_of(*((b"sPLT", b"k%d\0\x08" % i + bytes(6)) for i in range(2000))),
+        png_of((b"tEXt", b"Software\0x"), (b"gAMA", bytes((0, 0, 0, 99))), (b"sRGB", b"\0"), (b"tIME", bytes(7))),
+    ],
+    ids=["zTXt", "iTXt", "iCCP", "sPLT", "harmless"],
+)
+def test_what_pixels_do_not_need_does_not_reach_the_decoder(data: bytes, capfd: pytest.CaptureFixture[str]) -> None:
+    needed = for_decoder(data)
+    assert needed == encode(smooth_picture(5), ".png")
+    np.testing.assert_array_equal(decode_picture(encode_datum(data), 32), smooth_picture(5))
+    assert capfd.readouterr().err == ""
+
+
+def test_orientation_and_transparency_reach_the_decoder() -> None:
+    assert for_decoder(TURNED) == TURNED
+    got = decode_picture(encode_datum(TURNED), 32)
+    np.testing.assert_array_equal(got, np.rot90(smooth_picture(5), -1))
+    assert b"tRNS" in for_decoder(png_of((b"tRNS", bytes(6)), (b"tEXt", b"k\0v")))
+
+
 def hidden_frame(width: int, height: int) -> bytes:
     """A frame header behind a stuffed byte and a restart marker, which a reader that takes them for segments skips."""
     large = jpeg_that_claims(width, height)
@@ -98,6 +137,9 @@ def test_garbage_between_segments_is_skipped_as_the_decoder_does() -> None:
         (png_that_claims(0, 5), "got a header that claims 0 x 5"),
         (png_with(b"junk", 2**31), "have a chunk that claims 2,147,483,648 bytes"),
         (png_with(b"acTL", 0), "have a misplaced chunk b'acTL'"),
+        (png_of((b"eXIf", ROTATED), (b"eXIf", ROTATED)), "have 2 chunks b'eXIf' of 76 bytes"),
+        (png_of((b"eXIf", bytes(2**16))), "have 1 chunks b'eXIf' of 65,548 bytes"),
+        (png_of((b"IDAT", bytes(90_000))), "have more pixels than 32 x 32"),
         (png_with(b"IHDR", 0), "have a misplaced chunk b'IHDR'"),
         (encode(smooth_picture(6))[:-2] + b"\xff\xda" * 64, "have more than 64 scans"),
         (hidden_frame(65_000, 60_000), "got a header that claims 65000 x 60000"),

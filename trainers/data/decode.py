@@ -9,7 +9,7 @@ import torch
 
 from search_space.errors import UserError
 from trainers.data.datum import Datum, decode_datum
-from trainers.data.picture_header import check_header
+from trainers.data.picture_header import for_decoder
 
 cv2.setNumThreads(1)  # a face is too small to share out, and trainers already fill the cores
 
@@ -66,10 +66,10 @@ def normalise(
 
 
 def _decode_file(data: bytes) -> Picture:
-    check_header(data)
+    needed = for_decoder(data)
     picture: Any
     try:
-        picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        picture = cv2.imdecode(np.frombuffer(needed, np.uint8), cv2.IMREAD_COLOR)
     except (cv2.error, MemoryError):
         picture = None
     if picture is None:

@@ -1,6 +1,11 @@
-"""What a JPEG or PNG says of itself, read before a decoder allocates memory for it."""
+"""What a JPEG or PNG says of itself, read before a decoder allocates memory for it.
+
+What a PNG holds besides its pixels (texts, colour profiles, palettes to choose from) does not reach the decoder: libpng
+decompresses and keeps all of it, a thousand times its size in the file, and prints warnings about it.
+"""
 
 import struct
+from collections.abc import Iterator
 from typing import NoReturn
 
 from search_space.errors import UserError
@@ -17,23 +22,56 @@ WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD8)})
 END_OF_HEADERS = frozenset({0xD8, 0xD9, 0xDA})
 START_OF_SCAN = b"\xff\xda"
 ANIMATION = (b"acTL", b"fcTL", b"fdAT")
+ORIENTATION, TRANSPARENCY = b"eXIf", b"tRNS"
+ANCILLARY = 0x20
+"""Set in the first letter of a chunk that a decoder can do without."""
+
+MAX_EXIF_BYTES = 2**16
+"""As in a JPEG; OpenCV takes time with the square of its length."""
+MAX_PIXEL_BYTES = 8
+"""16-bit colour with transparency."""
+SPARE_BYTES = 2**16
 
 
-def check_header(data: bytes) -> None:
-    """Refuse what is no JPEG or PNG, or claims more than a decoder should be given.
+def for_decoder(data: bytes) -> bytes:
+    """The picture without what its pixels do not need.
 
     Raises:
-        UserError: another format, no or an absurd size, more scans or chunks than are sane.
+        UserError: no JPEG or PNG, no or an absurd size, more scans or compressed bytes than are sane.
     """
     if not data.startswith(IMAGE_SIGNATURES):
         _refuse(data, f"begin with {data[:8]!r}")
-    height, width = _jpeg_size(data) if data[0] == 0xFF else _png_size(data)
+    if data[0] == 0xFF:
+        _check_size(*_jpeg_size(data))
+        return data
+    return _png_pixels(data)
+
+
+def _check_size(height: int, width: int) -> None:
     if height < 1 or width < 1 or height * width > MAX_PIXELS:
         raise UserError(f"expected 1 to {MAX_PIXELS:,} pixels, got a header that claims {width} x {height}")
 
 
-def _png_size(data: bytes) -> tuple[int, int]:
-    """(height, width); every chunk must lie in the file, since a decoder makes room for as many bytes as one claims."""
+def _png_pixels(data: bytes) -> bytes:
+    chunks = list(_png_chunks(data))
+    if not chunks:
+        _refuse(data, "have no header")
+    width, height = struct.unpack_from(">II", data, 16)
+    _check_size(height, width)
+    if (
+        sum(len(chunk) for kind, chunk in chunks if kind == b"IDAT")
+        > 2 * MAX_PIXEL_BYTES * height * width + SPARE_BYTES
+    ):
+        _refuse(data, f"have more pixels than {width} x {height}")
+    exif = [len(chunk) for kind, chunk in chunks if kind == ORIENTATION]
+    if len(exif) > 1 or sum(exif) > MAX_EXIF_BYTES:
+        _refuse(data, f"have {len(exif)} chunks {ORIENTATION!r} of {sum(exif):,} bytes")
+    needed = [chunk for kind, chunk in chunks if not kind[0] & ANCILLARY or kind in (ORIENTATION, TRANSPARENCY)]
+    return b"".join((IMAGE_SIGNATURES[1], *needed)) if len(needed) < len(chunks) else data
+
+
+def _png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
+    """Kind and bytes of each; all must lie in the file, since a decoder makes room for as many bytes as one claims."""
     position, first = len(IMAGE_SIGNATURES[1]), True
     while position < len(data):
         if position + 12 > len(data):
@@ -43,11 +81,8 @@ def _png_size(data: bytes) -> tuple[int, int]:
             _refuse(data, f"have a chunk that claims {length:,} bytes")
         if first != (kind == b"IHDR") or (first and length != 13) or kind in ANIMATION:
             _refuse(data, f"have a misplaced chunk {kind!r}")
+        yield kind, memoryview(data)[position : position + 12 + length]
         position, first = position + 12 + length, False
-    if first:
-        _refuse(data, "have no header")
-    width, height = struct.unpack_from(">II", data, 16)
-    return height, width
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int]:
