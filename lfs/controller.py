@@ -57,8 +57,8 @@ class Controller:
 
     def __init__(self, run_uri: str) -> None:
         self.store = RunStore(run_uri)
-        config = self.store.retrying(self.store.load_config)
-        search, base, summaries = self.store.retrying(lambda: continued(self.store, config))
+        config = self.store.load_config()
+        search, base, summaries = continued(self.store, config)
         search.base = None if base is None else ray.put(base)
         self.search, self.board = search, Board(search, summaries)
         self._changed = asyncio.Event()

@@ -109,7 +109,7 @@ def standing(store: RunStore, generation: int) -> list[str]:
         generation: the next one to run, from 0; a stop after an earlier one has had its effect.
     """
     found: list[str] = []
-    for event in store.retrying(store.events):
+    for event in store.events():
         action = str(event.get("action"))
         if action == "start":
             found = []
