@@ -1,11 +1,12 @@
 """A search that goes on without the terminal: the same command in a session of its own, its output in a file."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -32,7 +33,7 @@ def detached(store: RunStore, arguments: Sequence[str], view: View) -> int:
     log = log_file(store)
     driver: subprocess.Popen[bytes] | None = None
     try:
-        with log.open("ab") as stream:
+        with log.open("ab") as stream, ctrl_c_waits():
             began = stream.tell()
             driver = subprocess.Popen(
                 [sys.executable, "-m", "lfs.search", *arguments],
@@ -60,6 +61,19 @@ def detached(store: RunStore, arguments: Sequence[str], view: View) -> int:
         view.say(f"watch        python -m lfs.status {store.shown}")
         view.say(f"act          python -m lfs.control pause|resume|stop|extend {store.shown}")
     return OK
+
+
+@contextlib.contextmanager
+def ctrl_c_waits() -> Iterator[None]:
+    """Ctrl-C in this block takes effect at its end: a process that is just started is known then."""
+    pressed: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        raise KeyboardInterrupt
 
 
 def relay(said: BinaryIO, held: str, view: View) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from lfs.detach import has_begun, log_file, relay
+from lfs.detach import ctrl_c_waits, has_begun, log_file, relay
 from lfs.run_store import RunStore
 from lfs.view import View
 from tests.lfs.conftest import Command
@@ -75,6 +75,20 @@ def test_ctrl_c_while_it_starts_ends_it(tmp_path: Path, recipe_file: Callable[..
     assert command.returncode == 1
     assert b"interrupted" in said
     assert not Path(f"/proc/{driver}").exists()
+
+
+def test_ctrl_c_in_the_moment_of_the_start_takes_effect_after_it() -> None:
+    started = []
+
+    def start() -> None:
+        with ctrl_c_waits():
+            os.kill(os.getpid(), signal.SIGINT)
+            started.append("a process")
+
+    with pytest.raises(KeyboardInterrupt):
+        start()
+    assert started
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def _wait_for_children(pid: int) -> list[int]:
