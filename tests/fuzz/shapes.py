@@ -38,7 +38,7 @@ def yaml_text(rng: random.Random) -> Case:
 
 def _yaml_value(rng: random.Random, depth: int) -> str:
     prefix = rng.choice(("", "", "", "&a ", "!!int ", "!!float ", "!!timestamp ", "!!set ", "!!omap ", "!!binary "))
-    kind = rng.randrange(6 if depth else 2)
+    kind = rng.choice((0, 1, 1, 1, 2, 3, 4, 5) if depth else (0, 1))
     if kind == 0:
         return rng.choice(("*a", "x", "1", "null", "1.5", "''", "2024-01-01"))
     if kind == 1:
@@ -58,9 +58,14 @@ def _yaml_value(rng: random.Random, depth: int) -> str:
 
 
 def _long_scalar(rng: random.Random) -> str:
-    unit = rng.choice((":1", ":59", "9", "_1", " x", "f", ".0", "e9", "\\n", "0"))
-    head, tail = rng.choice(("1", "0x", "0b1", "2001-01-01 ", '"', "-1", ".")), rng.choice(("", ".5", "x", "Z", '"'))
-    return head + unit * min(rng.choice(MANY), MAX_TEXT // len(unit)) + tail
+    """Mostly one that is a number, a date or a text, however long it is."""
+    head, unit, tail = rng.choice(
+        (("1", ":1", ""), ("-1", ":59", ""), ("1", ":1", ".5"), ("0x", "f", ""), ("1", "_1", ""), ("9", "9", ""),
+         ("1.", "0", "e+9"), ("2001-01-01", " ", "1:01:01"), ('"', "\\n", '"'), ("x", " x", ""))
+    )  # fmt: skip
+    if rng.random() < 0.3:
+        unit, tail = rng.choice((":1", "9", "_1", "e9", "0", " x")), rng.choice(("", ".5", "x", "Z", '"'))
+    return head + unit * min(rng.choice((1, 20, 500, 10_000, 99_000)), MAX_TEXT * 9 // 10 // len(unit)) + tail
 
 
 # ---- lines

@@ -127,6 +127,7 @@ META, MAIN = 1, 88
         (put(LEAF_PAGE, 12, "<H", 17), "page 4 damaged"),
         (put(LEAF_PAGE, 12, "<H", 0), "page 4 damaged"),
         (put(LEAF_PAGE, 12, "<H", 65534), "page 4 damaged"),
+        (put(LEAF_PAGE, 12, "<I", 0x7000_7000), "page 4 damaged"),  # both ends behind the page
         (put(LEAF_PAGE, 14, "<H", 1024), "page 4 damaged"),
         (put(LEAF_PAGE, 16, "<H", 65534), "page 4 damaged"),
         (put(LEAF_PAGE, 16, "<H", SIZE - 6), "page 4 damaged"),

@@ -169,7 +169,7 @@ def _nodes(pages: Bytes, numbers: Ints, kind: int) -> _Nodes:
     num_keys = (lower - PAGE_HEADER_BYTES) // 2
     own_number = words[:, :4].copy().view("<u8")[:, 0]
     bad = (flags & ~DIRTY != kind) | (own_number != numbers.astype(np.uint64))
-    bad |= (lower % 2 != 0) | (num_keys < (2 if kind == BRANCH else 1)) | (lower > upper)
+    bad |= (lower % 2 != 0) | (num_keys < (2 if kind == BRANCH else 1)) | (lower > upper) | (upper > page_size)
     if bad.any():
         _refuse(f"page {numbers[bad.argmax()]} damaged")
     row = np.repeat(np.arange(len(words)), num_keys)
