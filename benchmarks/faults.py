@@ -5,8 +5,8 @@
 Each run is a search that a trainer, the controller, a node, the driver or the whole cluster is taken from, one to three
 times (tests/fault/). It must end, with every generation once, to the last bit like the undisturbed search.
 
-Every run is one line of F/runs.jsonl; started again with the same folder, seeds that are there are not run again. What
-breaks a law is kept, F/run-SEED and the logs of its cluster, and does not stop the others.
+Every run is one line of runs.jsonl, in OUT (or F); seeds that are there are not run again. What breaks a law is kept,
+F/run-SEED and the logs of its cluster, and does not stop the others.
 """
 
 import argparse
@@ -42,7 +42,11 @@ def campaign(folder: Path, seeds: Sequence[int], file: Path) -> None:
         for seed in [seed for seed in seeds if seed not in done]:
             began = time.monotonic()
             outcome = machine.run(seed)
-            line = outcome.to_dict() | {"wall_s": time.monotonic() - began, "load": os.getloadavg()[0]}
+            line = outcome.to_dict() | {
+                "date": str(date.today()),
+                "wall_s": time.monotonic() - began,
+                "load": os.getloadavg()[0],
+            }
             with file.open("a") as lines:
                 lines.write(json.dumps(line) + "\n")
             hits = ", ".join(f"{s.victim} ({s.state} of generation {s.generation})" for s in outcome.strikes)
@@ -92,21 +96,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0, help="the first one")
-    parser.add_argument("--folder", type=Path, required=True, help="for runs.jsonl, and what broke a law")
-    parser.add_argument("--out", type=Path, help="folder for the table and the runs")
+    parser.add_argument("--folder", type=Path, required=True, help="to work in; keeps what broke a law")
+    parser.add_argument("--out", type=Path, help="for the table and runs.jsonl; FOLDER if not given")
     options = parser.parse_args()
     seeds = range(options.seed, options.seed + options.runs)
-    options.folder.mkdir(parents=True, exist_ok=True)
-    file = options.folder / "runs.jsonl"
+    out = options.out or options.folder
+    for folder in (options.folder, out):
+        folder.mkdir(parents=True, exist_ok=True)
+    file = out / "runs.jsonl"
     campaign(options.folder.absolute(), seeds, file)
     runs = [run for run in runs_of(file) if run["seed"] in seeds]
     text = table(runs)
     print(text)
-    if options.out:
-        options.out.mkdir(parents=True, exist_ok=True)
-        head = f"{date.today()}, {os.cpu_count()} cores, seeds {seeds[0]} to {seeds[-1]}."
-        (options.out / "table.md").write_text(f"{head}\n\n{text}\n")
-        (options.out / "runs.jsonl").write_text("".join(json.dumps(run) + "\n" for run in runs))
+    dates = sorted({run["date"] for run in runs})
+    head = f"{' to '.join(sorted({dates[0], dates[-1]}))}, {os.cpu_count()} cores, seeds {seeds[0]} to {seeds[-1]}."
+    (out / "table.md").write_text(f"{head}\n\n{text}\n")
     return 0 if all(not run["broken"] for run in runs) else 1
 
 
