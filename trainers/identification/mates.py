@@ -43,20 +43,22 @@ class Mates:
         """[num_pairs] score of each pair."""
         self.probes: npt.NDArray[np.int32] = np.repeat(np.arange(len(units), dtype=np.int32), num_mates)
         """[num_pairs] probe of each pair."""
-        for probe, scores in _scores_by_probe(units, people, counts):
-            self.scores[self.starts[probe] : self.starts[probe + 1]] = np.sort(scores)
+        for probes, scores in _scores_by_probe(units, people, counts):
+            places = self.starts[probes, None] + np.arange(scores.shape[1])
+            self.scores[places] = np.sort(scores, axis=1)
 
     def __len__(self) -> int:
         return len(self.scores)
 
 
-def _scores_by_probe(units: Singles, people: Ints, counts: Ints) -> Iterator[tuple[int, Scores]]:
-    """Each probe that has mates, and its scores with them."""
+def _scores_by_probe(units: Singles, people: Ints, counts: Ints) -> Iterator[tuple[Ints, Scores]]:
+    """Some probes [n] of one identity, and scores [n, m] of each with its m mates."""
     for probes in np.split(np.argsort(people, kind="stable"), np.cumsum(counts)[:-1]):
         for start in range(0, len(probes) if len(probes) > 1 else 0, ROWS):
             rows = probes[start : start + ROWS]
-            for place, scores in enumerate(all_scores(units[rows], units[probes]), start):
-                yield int(probes[place]), np.delete(scores, place)
+            scores = all_scores(units[rows], units[probes])
+            others = np.arange(start, start + len(rows))[:, None] != np.arange(len(probes))
+            yield rows, scores[others].reshape(len(rows), len(probes) - 1)
 
 
 class MateRanks:

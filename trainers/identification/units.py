@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from search_space.errors import UserError
 from trainers.verification.all_pairs import STEPS_PER_UNIT
@@ -112,4 +113,5 @@ def pair_scores(left: Singles, right: Singles, rows: Ints, columns: Ints) -> Sco
 
 def all_scores(left: Singles, right: Singles) -> Scores:
     """[n, m] scores of all rows of `left` with all rows of `right`, both unit embeddings."""
-    return scores_of(left.astype(np.float64) @ right.astype(np.float64).T)
+    a, b = (torch.from_numpy(side.astype(np.float64)) for side in (left, right))
+    return scores_of((a @ b.T).numpy())
