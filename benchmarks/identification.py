@@ -1,8 +1,8 @@
 """The MegaFace form against the bare matrix product of the same size: time, memory, and what each part costs.
 
     python -m benchmarks.identification [--probes 3530] [--distractors 1000000] [--dim 512] [--folder FOLDER]
-                                        [--rounds 3] [--form megaface | trillion | comparisons] [--threads N] [--cpu-time]
-                                        [--output FOLDER]
+                                        [--rounds 3] [--form megaface | trillion | comparisons] [--threads N]
+                                        [--cpu-time] [--output FOLDER]
 
 Embeddings are made once, in `FOLDER/distractors.npy` (4 bytes x distractors x dim; 2.05 GB by default), and read from
 there. Probes are pictures of 80 people, as those of the challenge; how alike two pictures of one person are is set by
@@ -10,9 +10,9 @@ there. Probes are pictures of 80 people, as those of the challenge; how alike tw
 
 Time: in one process, in turns: the bare product of the probes with the mapped file in chunks (`product`), the same with
 one chunk that is in memory over and over, so without reading (`in memory`), and the whole protocol from the same file.
-`--form trillion` takes FAR = 1e-9 of comparisons and 1e-3 of searches, `comparisons` FAR = 1e-3 of comparisons, for
-which one score in a thousand has to be kept. A round that is not counted comes first. Ratios are medians over rounds of the protocol's time by the product's of its
-round. The chunk of the product is the fastest of some sizes on a few chunks, tried first.
+A round that is not counted comes first. Ratios are medians over rounds of the protocol's time by the product's of its
+round. The chunk of the product is the fastest of some sizes on a few chunks, tried first. `--form trillion` takes
+FAR = 1e-9 of comparisons and 1e-3 of searches; `comparisons` takes FAR = 1e-3 of comparisons, one score in a thousand.
 
 Memory: the protocol alone in a process of its own, which imports, makes the probes and runs. `peak_bytes` is
 `ru_maxrss` of that process, all of it, with the libraries.
