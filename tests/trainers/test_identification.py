@@ -182,6 +182,21 @@ def test_scores_that_float32_cannot_tell_apart_are_told_apart(small_parts, noise
     assert as_slow(report) == slow_report(probes, people, distractors, *arguments.values())
 
 
+@pytest.mark.parametrize("dense", [0, 10**9])
+def test_the_sieve_lets_through_all_that_is_as_high_as_its_bar(monkeypatch, dense):
+    monkeypatch.setattr(sieve_module, "DENSE", dense)
+    probes, _, distractors = crowded(40, 500, 48, 1e-3)
+    units, tile = unit_embeddings(probes), unit_embeddings(distractors)
+    table = all_scores(units, tile)
+    bars = np.median(table, axis=1).astype(np.int32)
+    bars[7] = table.max() + 1
+    rows, columns = np.nonzero(table >= bars[:, None])
+    found, scores = sieve_module.Sieve(units, 500).at_least(slice(0, 40), tile, bars)
+    assert found.tolist() == rows.tolist()
+    assert scores.tolist() == table[rows, columns].tolist()
+    assert (table == bars[:, None]).any()
+
+
 def test_a_sort_of_all_scores_gives_the_same():
     """At a size at which most tiles are sieved and few scores looked at."""
     rng = np.random.default_rng(5)
