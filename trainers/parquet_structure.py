@@ -5,17 +5,31 @@ it is asked for statistics that contradict each other. So the numbers are read h
 and `parquet.thrift` of the Parquet project; field numbers below are those of that file.
 """
 
+import mmap
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 MAX_COLUMNS = 10_000
 MAX_VALUES = 2**24
 MAX_BYTES = 256 * 2**20
-"""Of all pages, decompressed."""
 
 MAX_DEPTH = 16
 MAGIC = b"PAR1"
 TAIL_BYTES = 8  # length of the footer, magic
+
+Data = bytes | mmap.mmap
+
+
+class Limits(NamedTuple):
+    """How much a file may claim to hold."""
+
+    values: int
+    num_bytes: int
+    """Of all pages, decompressed."""
+
+
+TABLE = Limits(MAX_VALUES, MAX_BYTES)
+"""For a table of figures."""
 
 TRUE, FALSE, BYTE, DOUBLE, BINARY, LIST, SET, MAP, STRUCT = 1, 2, 3, 7, 8, 9, 10, 11, 12
 INTEGERS = (4, 5, 6)
@@ -30,7 +44,7 @@ class Thrift:
         at: position of the next byte.
     """
 
-    def __init__(self, data: bytes, at: int = 0) -> None:
+    def __init__(self, data: Data, at: int = 0) -> None:
         self.data, self.at = data, at
 
     def struct(self, depth: int = MAX_DEPTH) -> dict[int, Any]:
@@ -107,39 +121,43 @@ class Thrift:
         return value >> 1 ^ -(value & 1)
 
 
-def check_parquet(data: bytes) -> None:
+def check_parquet(data: Data, limits: Limits = TABLE) -> int:
     """Refuse a Parquet file that claims, anywhere, more than the limits, or that contradicts itself.
 
+    Returns:
+        Bytes of the largest page, decompressed.
     Raises:
         ValueError: so it is, or this is no Parquet file.
     """
     length = int.from_bytes(data[-TAIL_BYTES:-4], "little")
     start = len(data) - TAIL_BYTES - length
-    if not data.startswith(MAGIC) or not data.endswith(MAGIC) or start < len(MAGIC):
+    if data[: len(MAGIC)] != MAGIC or data[-len(MAGIC) :] != MAGIC or start < len(MAGIC):
         raise ValueError("no Parquet file")
     try:
-        _check_footer(Thrift(data[start:-TAIL_BYTES]).struct(), data)
+        return _check_footer(Thrift(data[start:-TAIL_BYTES]).struct(), data, limits)
     except (LookupError, TypeError, AttributeError):
         raise ValueError("a Parquet file without something that it must have") from None
 
 
-def _check_footer(footer: dict[int, Any], data: bytes) -> None:
+def _check_footer(footer: dict[int, Any], data: Data, limits: Limits) -> int:
     num_rows, groups = footer[3], footer[4]
     chunks = [chunk[3] for group in groups for chunk in group[1]]
     if len(footer[2]) > MAX_COLUMNS or len(chunks) > MAX_COLUMNS:
         raise ValueError(f"a table of {max(len(footer[2]), len(chunks)):,} columns")
     rows = [group[3] for group in groups]
-    if sum(rows) != num_rows or min(rows, default=0) < 0 or num_rows > MAX_VALUES:
+    if sum(rows) != num_rows or min(rows, default=0) < 0 or num_rows > limits.values:
         raise ValueError(f"a table that claims {num_rows:,} rows in groups of {shortened(rows)}")
-    total_values = total_bytes = 0
+    total_values = total_bytes = largest = 0
     for chunk in chunks:
         for values, num_bytes in _pages(chunk, data):
             total_values, total_bytes = total_values + values, total_bytes + num_bytes
-            if total_values > MAX_VALUES or total_bytes > MAX_BYTES:
+            largest = max(largest, num_bytes)
+            if total_values > limits.values or total_bytes > limits.num_bytes:
                 raise ValueError(f"a table that claims {total_values:,} values of {total_bytes:,} bytes")
+    return largest
 
 
-def _pages(chunk: dict[int, Any], data: bytes) -> Iterator[tuple[int, int]]:
+def _pages(chunk: dict[int, Any], data: Data) -> Iterator[tuple[int, int]]:
     """Values and bytes, decompressed, that each page of a column claims; all of them lie in the chunk."""
     starts = [chunk[field] for field in (9, 11) if field in chunk]  # of data, of a dictionary
     starts = [start for start in starts if start > 0]
