@@ -3,6 +3,7 @@
 `000042.jpg` and `000042.cls` are one picture and its label. Nothing is extracted: members are read where they lie.
 """
 
+import io
 import os
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,8 @@ from trainers.untrusted import open_file, parse_json
 
 PICTURES = ("jpg", "jpeg", "png")
 MAX_LABEL_BYTES = 2**20
+BLOCK_BYTES = 512
+"""Of a tar file, which ends with blocks of zeros."""
 
 Extent = tuple[int, int]
 """Where a member's bytes begin in the file, and how many they are."""
@@ -104,7 +107,7 @@ class WebDatasetSource:
         return next((str(value) for value in found if isinstance(value, int | str) and value is not True), "")
 
 
-def _samples(path: Path, file: object, builder: CatalogueBuilder) -> Iterator[tuple[str, dict[str, Extent]]]:
+def _samples(path: Path, file: io.BufferedReader, builder: CatalogueBuilder) -> Iterator[tuple[str, dict[str, Extent]]]:
     """(name, members by extension) of each sample of a tar file."""
     name, members = "", dict[str, Extent]()
     for member, extent in _members(path, file, builder):
@@ -122,11 +125,11 @@ def _samples(path: Path, file: object, builder: CatalogueBuilder) -> Iterator[tu
         yield name, members
 
 
-def _members(path: Path, file: object, builder: CatalogueBuilder) -> Iterator[tuple[str, Extent]]:
+def _members(path: Path, file: io.BufferedReader, builder: CatalogueBuilder) -> Iterator[tuple[str, Extent]]:
     """Name and place of the plain files in a tar file."""
     try:
-        size = os.fstat(file.fileno()).st_size  # type: ignore[attr-defined]
-        with tarfile.open(fileobj=file, mode="r:") as archive:  # type: ignore[call-overload]
+        size = os.fstat(file.fileno()).st_size
+        with tarfile.open(fileobj=file, mode="r:") as archive:
             while (member := archive.next()) is not None:
                 archive.members.clear()  # or it would keep them all
                 if not member.isreg() or member.issparse():
@@ -135,6 +138,8 @@ def _members(path: Path, file: object, builder: CatalogueBuilder) -> Iterator[tu
                     raise UserError(f"{path}: {shown(member.name)} leaves the file: it is cut off")
                 else:
                     yield member.name, (member.offset_data, member.size)
+            if any(block := os.pread(file.fileno(), BLOCK_BYTES, archive.offset)) or len(block) < BLOCK_BYTES:
+                raise UserError(f"{path}: expected a block of zeros at byte {archive.offset:,}: it is cut off")
     except (tarfile.TarError, EOFError, OSError, OverflowError, RecursionError) as error:
         hint = "; unpack it first" if path.suffix in (".gz", ".tgz", ".xz", ".zst") else ""
         raise UserError(f"{path}: expected a tar file, got: {str(error).splitlines()[0][:200]}{hint}") from None
