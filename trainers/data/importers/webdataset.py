@@ -131,7 +131,7 @@ def _members(path: Path, file: io.BufferedReader, builder: CatalogueBuilder) -> 
         size = os.fstat(file.fileno()).st_size
         with tarfile.open(fileobj=file, mode="r:") as archive:
             while (member := archive.next()) is not None:
-                archive.members.clear()  # or it would keep them all
+                archive.members.clear()  # type: ignore[attr-defined]  # or it would keep them all
                 if not member.isreg() or member.issparse():
                     builder.ignored["members that are no plain files"] += not member.isdir()
                 elif member.offset_data + member.size > size:
