@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import yaml
 
-from lfs.parquet_structure import check_parquet
+from trainers.parquet_structure import check_parquet
 
 LOADER: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is eight times as fast
 MAX_YAML_BYTES = 4 * 2**20

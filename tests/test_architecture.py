@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 NUMERICS = {"numpy", "torch"}
-FORMATS = {"cv2", "google", "lmdb", "safetensors"}
+FORMATS = {"cv2", "google", "lmdb", "pyarrow", "safetensors"}
 CACHE = {"filelock", "platformdirs"}
 FILES = {"io", "os", "pathlib", "shutil", "tempfile"}
 STDLIB = set(sys.stdlib_module_names)

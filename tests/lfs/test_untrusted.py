@@ -8,10 +8,10 @@ import pyarrow.parquet
 import pytest
 import yaml
 
-from lfs.parquet_structure import MAX_VALUES, Thrift, check_parquet
 from lfs.untrusted import read_table, read_yaml
 from tests.fuzz.runs import base_files
 from tests.fuzz.thrift import empty_page, parquet_of, varint, with_footer
+from trainers.parquet_structure import MAX_VALUES, Thrift, check_parquet
 
 LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{i + 1}: &a{i + 1} [*a{i}, *a{i}, *a{i}, *a{i}]\n" for i in range(40))
 CHAIN = "a0: &a0 [x]\n" + "".join(f"a{i + 1}: &a{i + 1} [*a{i}]\n" for i in range(100))

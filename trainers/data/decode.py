@@ -1,23 +1,13 @@
 """From the bytes of one record to pixels, and from pixels of a batch to the network's input."""
 
-from typing import Any, cast
-
-import cv2
-import numpy as np
-import numpy.typing as npt
 import torch
 
-from search_space.errors import UserError
-from trainers.data.datum import Datum, decode_datum
-from trainers.data.picture_header import for_decoder
-
-cv2.setNumThreads(1)  # a face is too small to share out, and trainers already fill the cores
+from trainers.data.datum import decode_datum
+from trainers.data.picture_file import Picture, decode_stored, resize_square
 
 _CHUNK = 2**15
 """Values normalised at a time on a CPU: both passes stay in its cache, and torch runs so few on one thread. With more
 of them, and threads to share, it waits at a barrier for cores that other trainers keep busy (measured: 10 ms each)."""
-
-Picture = npt.NDArray[np.uint8]
 
 
 def decode_picture(value: bytes, size: int) -> Picture:
@@ -28,14 +18,7 @@ def decode_picture(value: bytes, size: int) -> Picture:
     Raises:
         UserError: not a Datum, or its bytes are no picture. Names neither file nor key; the caller knows them.
     """
-    datum = decode_datum(value)
-    picture = _decode_file(datum.data) if datum.encoded else _decode_raw(datum)
-    height, width, _ = picture.shape
-    if height == width == size:
-        return picture
-    shrinks = height >= size and width >= size
-    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return cast(Picture, cv2.resize(picture, (size, size), interpolation=method))
+    return resize_square(decode_stored(decode_datum(value)), size)
 
 
 def normalise(
@@ -63,21 +46,3 @@ def normalise(
     for source, target in zip(torch.split(batch.reshape(-1), step), torch.split(result.view(-1), step), strict=True):
         torch.add(bias, target.copy_(source), alpha=1 / 128, out=target)
     return result.permute(0, 3, 1, 2)
-
-
-def _decode_file(data: bytes) -> Picture:
-    needed = for_decoder(data)
-    picture: Any
-    try:
-        picture = cv2.imdecode(np.frombuffer(needed, np.uint8), cv2.IMREAD_COLOR)
-    except (cv2.error, MemoryError):
-        picture = None
-    if picture is None:
-        raise UserError(f"expected a JPEG or PNG, got {len(data)} bytes that do not decode as one")
-    return cast(Picture, picture)
-
-
-def _decode_raw(datum: Datum) -> Picture:
-    pixels = np.frombuffer(datum.data, np.uint8).reshape(datum.channels, datum.height, datum.width)
-    pixels = np.broadcast_to(pixels, (3, datum.height, datum.width))  # grey: three times the same plane
-    return np.ascontiguousarray(pixels.transpose(1, 2, 0))

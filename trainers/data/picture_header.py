@@ -39,25 +39,32 @@ def for_decoder(data: bytes) -> bytes:
     Raises:
         UserError: no JPEG or PNG, no or an absurd size, more scans or compressed bytes than are sane.
     """
-    if not data.startswith(IMAGE_SIGNATURES):
-        _refuse(data, f"begin with {data[:8]!r}")
-    if data[0] == 0xFF:
-        _check_size(*_jpeg_size(data))
-        return data
-    return _png_pixels(data)
-
-
-def _check_size(height: int, width: int) -> None:
+    height, width = header_size(data)
     if height < 1 or width < 1 or height * width > MAX_PIXELS:
         raise UserError(f"expected 1 to {MAX_PIXELS:,} pixels, got a header that claims {width} x {height}")
+    return data if data[0] == 0xFF else _png_pixels(data, height, width)
 
 
-def _png_pixels(data: bytes) -> bytes:
-    chunks = list(_png_chunks(data))
-    if not chunks:
+def header_size(data: bytes) -> tuple[int, int]:
+    """(height, width) as a JPEG or PNG claims them, before any rotation.
+
+    Raises:
+        UserError: another format, no size, more scans than are sane, or chunks that do not lie in the file.
+    """
+    if not data.startswith(IMAGE_SIGNATURES):
+        _refuse(data, f"begin with {data[:8]!r}")
+    return _jpeg_size(data) if data[0] == 0xFF else _png_size(data)
+
+
+def _png_size(data: bytes) -> tuple[int, int]:
+    if next(_png_chunks(data), None) is None:
         _refuse(data, "have no header")
     width, height = struct.unpack_from(">II", data, 16)
-    _check_size(height, width)
+    return height, width
+
+
+def _png_pixels(data: bytes, height: int, width: int) -> bytes:
+    chunks = list(_png_chunks(data))
     if (
         sum(len(chunk) for kind, chunk in chunks if kind == b"IDAT")
         > 2 * MAX_PIXEL_BYTES * height * width + SPARE_BYTES

@@ -15,9 +15,10 @@ import torch
 
 from search_space.errors import UserError
 from trainers.config import DataConfig
-from trainers.data.decode import Picture, decode_picture
+from trainers.data.decode import decode_picture
 from trainers.data.lists import Keys, read_list
 from trainers.data.lmdb_source import LmdbSource
+from trainers.data.picture_file import Picture
 
 Integers = npt.NDArray[np.int64]
 

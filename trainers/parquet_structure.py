@@ -5,13 +5,13 @@ it is asked for statistics that contradict each other. So the numbers are read h
 and `parquet.thrift` of the Parquet project; field numbers below are those of that file.
 """
 
+import mmap
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 MAX_COLUMNS = 10_000
 MAX_VALUES = 2**24
 MAX_BYTES = 256 * 2**20
-"""Of all pages, decompressed."""
 
 MAX_ITEMS = 1_000_000
 """Values of the footer and of the heads of all pages together: a page has ten to twenty, however empty it is."""
@@ -19,6 +19,20 @@ MAX_ITEMS = 1_000_000
 MAX_DEPTH = 16
 MAGIC = b"PAR1"
 TAIL_BYTES = 8  # length of the footer, magic
+
+Data = bytes | mmap.mmap
+
+
+class Limits(NamedTuple):
+    """How much a file may claim to hold."""
+
+    values: int
+    num_bytes: int
+    """Of all pages, decompressed."""
+
+
+TABLE = Limits(MAX_VALUES, MAX_BYTES)
+"""For a table of figures."""
 
 TRUE, FALSE, BYTE, DOUBLE, BINARY, LIST, SET, MAP, STRUCT = 1, 2, 3, 7, 8, 9, 10, 11, 12
 INTEGERS = (4, 5, 6)
@@ -34,7 +48,7 @@ class Thrift:
         left: number of values that may be read.
     """
 
-    def __init__(self, data: bytes, at: int = 0, left: int = MAX_ITEMS) -> None:
+    def __init__(self, data: Data, at: int = 0, left: int = MAX_ITEMS) -> None:
         self.data, self.at, self.left = data, at, left
 
     def struct(self, depth: int = MAX_DEPTH) -> dict[int, Any]:
@@ -113,7 +127,7 @@ class Thrift:
         return value >> 1 ^ -(value & 1)
 
 
-def check_parquet(data: bytes) -> int:
+def check_parquet(data: Data, limits: Limits = TABLE) -> int:
     """Refuse a Parquet file that claims, anywhere, more than the limits, or that contradicts itself.
 
     Returns:
@@ -123,29 +137,29 @@ def check_parquet(data: bytes) -> int:
     """
     length = int.from_bytes(data[-TAIL_BYTES:-4], "little")
     start = len(data) - TAIL_BYTES - length
-    if not data.startswith(MAGIC) or not data.endswith(MAGIC) or start < len(MAGIC):
+    if data[: len(MAGIC)] != MAGIC or data[-len(MAGIC) :] != MAGIC or start < len(MAGIC):
         raise ValueError("no Parquet file")
     thrift = Thrift(data[start:-TAIL_BYTES])
     try:
-        chunks = _chunks(thrift.struct())
-        return _check_pages(chunks, Thrift(data, left=thrift.left))
+        chunks = _chunks(thrift.struct(), limits)
+        return _check_pages(chunks, Thrift(data, left=thrift.left), limits)
     except (LookupError, TypeError, AttributeError):
         raise ValueError("a Parquet file without something that it must have") from None
 
 
-def _chunks(footer: dict[int, Any]) -> list[dict[int, Any]]:
+def _chunks(footer: dict[int, Any], limits: Limits) -> list[dict[int, Any]]:
     """What the footer says of each column of each group of rows."""
     num_rows, groups = footer[3], footer[4]
     chunks = [chunk[3] for group in groups for chunk in group[1]]
     if len(footer[2]) > MAX_COLUMNS or len(chunks) > MAX_COLUMNS:
         raise ValueError(f"a table of {max(len(footer[2]), len(chunks)):,} columns")
     rows = [group[3] for group in groups]
-    if sum(rows) != num_rows or min(rows, default=0) < 0 or num_rows > MAX_VALUES:
+    if sum(rows) != num_rows or min(rows, default=0) < 0 or num_rows > limits.values:
         raise ValueError(f"a table that claims {num_rows:,} rows in groups of {shortened(rows)}")
     return chunks
 
 
-def _check_pages(chunks: list[dict[int, Any]], thrift: Thrift) -> int:
+def _check_pages(chunks: list[dict[int, Any]], thrift: Thrift, limits: Limits) -> int:
     total_values = total_bytes = largest = free = 0
     for start, end, chunk in sorted(((*_span(chunk), chunk) for chunk in chunks), key=lambda placed: placed[:2]):
         if not free <= start <= end <= len(thrift.data):
@@ -154,7 +168,7 @@ def _check_pages(chunks: list[dict[int, Any]], thrift: Thrift) -> int:
         for values, num_bytes in _pages(chunk, start, end, thrift):
             total_values, total_bytes = total_values + values, total_bytes + num_bytes
             largest = max(largest, num_bytes)
-            if total_values > MAX_VALUES or total_bytes > MAX_BYTES:
+            if total_values > limits.values or total_bytes > limits.num_bytes:
                 raise ValueError(f"a table that claims {total_values:,} values of {total_bytes:,} bytes")
     return largest
 

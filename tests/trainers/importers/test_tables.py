@@ -1,0 +1,128 @@
+"""Parquet files of pictures: forms of columns, groups of rows, and files that claim what they do not hold."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from search_space.errors import UserError
+from tests.trainers.importers.sources import jpeg, pictures_of
+from trainers.data.importers import plan
+from trainers.data.importers.source import no_progress
+from trainers.data.importers.tables import TableSource
+
+FILES = [jpeg(n) for n in range(7)]
+LABELS = [5, 5, 2, 2, 2, 9, 5]
+STRUCT = pa.array([{"bytes": data, "path": f"{n}.jpg"} for n, data in enumerate(FILES)])
+
+
+def write(path: Path, columns: dict[str, Any], **settings: Any) -> Path:
+    """A Parquet file."""
+    pq.write_table(pa.table(columns), path, **settings)
+    return path
+
+
+def expected(labels: list[Any]) -> dict[str, tuple[str, bytes]]:
+    """By key, of one file."""
+    return {f"{label}/{n:09d}": (str(label), data) for n, (label, data) in enumerate(zip(labels, FILES, strict=True))}
+
+
+@pytest.mark.parametrize(
+    ("columns", "labels"),
+    [
+        ({"image": FILES, "label": LABELS}, LABELS),
+        ({"id": [str(x) for x in LABELS], "other": [1] * 7, "image": STRUCT}, LABELS),
+        ({"img": pa.array(FILES, pa.large_binary()), "identity": pa.array([*"xyxyxyx"])}, [*"xyxyxyx"]),
+        ({"jpg": FILES, "label": pa.array(["a"] * 7).dictionary_encode()}, ["a"] * 7),
+    ],
+    ids=["plain", "struct", "large", "dictionary"],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "settings", [{}, {"row_group_size": 3, "compression": "zstd"}, {"data_page_version": "2.0"}], ids=str
+)
+def test_columns(columns: dict[str, Any], labels: list[Any], settings: dict[str, Any], tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parquet", columns, **settings)
+    assert pictures_of(TableSource([path])) == expected(labels)
+
+
+def test_several_files_and_chosen_columns(tmp_path: Path) -> None:
+    columns = {"image": [b"no"] * 7, "label": [0] * 7, "face": FILES, "who": LABELS}
+    paths = [write(tmp_path / "a.parquet", columns), write(tmp_path / "b.parquet", columns)]
+    found = pictures_of(TableSource(paths, "face", "who"))
+    assert list(found)[7:] == [f"{label}/{n:09d}" for n, label in enumerate(LABELS, 7)]
+    assert [data for _, data in found.values()] == FILES * 2
+
+
+def test_names_of_hugging_face(tmp_path: Path) -> None:
+    features = {"info": {"features": {"label": {"names": list("abcdefghij"), "_type": "ClassLabel"}}}}
+    table = pa.table({"image": STRUCT, "label": LABELS}).replace_schema_metadata({"huggingface": json.dumps(features)})
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert [who for who, _ in pictures_of(TableSource([tmp_path / "a.parquet"])).values()] == list("ffcccjf")
+
+
+def test_groups_of_rows_are_not_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "SHARD_PICTURES", 2)
+    path = write(tmp_path / "a.parquet", {"image": FILES, "label": LABELS}, row_group_size=3)
+    made = plan.plan_import(TableSource([path]).scan(no_progress), plan.Choice())
+    assert made.starts.tolist() == [0, 3, 6, 7]
+    some = plan.plan_import(TableSource([path]).scan(no_progress), plan.Choice(only=["5", "9"]))
+    assert some.starts.tolist() == [0, 2, 4]  # rows 0 1 | 5 6
+    assert pictures_of(TableSource([path])) == expected(LABELS)
+
+
+def test_cells_without_a_picture(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parquet", {"image": pa.array([FILES[0], None, b""]), "label": [1, 1, 1]})
+    source = TableSource([path])
+    batch = plan.plan_import(source.scan(no_progress), plan.Choice()).batch(0)
+    good, *bad = source.read(batch)
+    assert good == FILES[0]
+    assert all("expected a picture of up to 67,108,864 bytes, got 0" in str(one) for one in bad)
+    assert source.place(batch, 1) == f"{path}: row 1 of group 0"
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (
+            {"x": [1], "label": [1]},
+            r"expected a column of pictures \(binary\), got x \(int64\), label .* --image-column",
+        ),
+        ({"image": [b"x"], "score": [0.5]}, r"expected a column of labels .* got image \(binary\), score \(double\)"),
+        ({"image": [b"x"], "label": pa.array([None], pa.int64())}, "row 0 of group 0: expected a label, got none"),
+        ({"image": pa.array([], pa.binary()), "label": pa.array([], pa.int64())}, "expected pictures"),
+    ],
+)
+def test_columns_that_are_wrong(columns: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        TableSource([write(tmp_path / "a.parquet", columns)]).scan(no_progress)
+
+
+def test_files_that_are_cut_off_or_none(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parquet", {"image": FILES, "label": LABELS})
+    data = path.read_bytes()
+    for size in (0, 3, 4, 100, len(data) // 2, len(data) - 1):
+        path.write_bytes(data[:size])
+        with pytest.raises(UserError, match="expected a Parquet file") as caught:
+            TableSource([path]).scan(no_progress)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="No such file"):
+        TableSource([tmp_path / "none"]).scan(no_progress)
+
+
+def test_few_bytes_that_claim_many_rows(tmp_path: Path) -> None:
+    pictures = pa.DictionaryArray.from_arrays(pa.array([0] * 200_000, pa.int32()), pa.array([b"x"]))
+    path = write(tmp_path / "a.parquet", {"image": pictures, "label": [1] * 200_000}, store_schema=False)
+    assert path.stat().st_size < 10_000
+    with pytest.raises(UserError, match="a table that claims 200,000 rows"):
+        TableSource([path]).scan(no_progress)
+
+
+def test_bytes_that_shrink_too_well(tmp_path: Path) -> None:
+    pictures = [bytes(2**20) + bytes([n]) for n in range(200)]
+    path = write(tmp_path / "a.parquet", {"image": pictures, "label": [1] * 200}, compression="zstd")
+    assert path.stat().st_size < 2**20
+    with pytest.raises(UserError, match="a table that claims"):
+        TableSource([path]).scan(no_progress)

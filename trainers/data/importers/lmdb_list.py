@@ -1,0 +1,83 @@
+"""Another LMDB with its list, or a set that was imported before."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from search_space.errors import UserError
+from trainers.data.datum import decode_datum
+from trainers.data.importers.identity_file import FILE_NAME, read_identities
+from trainers.data.importers.source import Batch, Catalogue, CatalogueBuilder, Integers, Progress, stamp
+from trainers.data.lists import Keys, read_list
+from trainers.data.lmdb_source import LmdbSource
+from trainers.data.picture_file import PNG, decode_stored, encode_file
+
+LMDB_NAME, LIST_NAME = "faces.lmdb", "labels.txt"
+"""In the folder of an imported set."""
+
+
+class LmdbListSource:
+    """Keys stay as they are. Identities: those of `identities.txt` beside the list; else the part of the keys before
+    the first `/`, if it and the labels go together one to one; else the labels.
+
+    Args:
+        path: an LMDB, or the folder of an imported set.
+        list_path: `key label` lines; None: the folder has it.
+    """
+
+    def __init__(self, path: str | Path, list_path: str | Path | None = None) -> None:
+        path = Path(path)
+        if list_path is None:
+            if not (path / LIST_NAME).exists():
+                raise UserError(f"{path}: expected a list of the LMDB's pictures (--list FILE), got none")
+            list_path, path = path / LIST_NAME, path / LMDB_NAME
+        self.path, self.list_path = path, Path(list_path)
+
+    def scan(self, progress: Progress) -> Catalogue:
+        """See `Source`. Order: that of the list."""
+        keys, labels = read_list(self.list_path, gaps=True)
+        names = self._identities(keys, labels)
+        data = self.path / "data.mdb" if self.path.is_dir() else self.path
+        source = LmdbSource(self.path)
+        builder = CatalogueBuilder(0, self.list_path)
+        for number, (key, label) in enumerate(zip(keys, labels.tolist(), strict=True)):
+            builder.add(names[label], "", key=key)
+            if number % 2**16 == 0:
+                progress(number, len(keys))
+        unlisted = len(source) - len(keys)
+        if unlisted > 0:
+            builder.ignored["records that are not in the list"] = unlisted
+        return builder.build([stamp(data), stamp(self.list_path)])
+
+    def read(self, batch: Batch) -> Iterator[bytes | UserError]:
+        """See `Source`. Pixels that are no file come as a PNG."""
+        source = LmdbSource(self.path)
+        for key in batch.keys:
+            try:
+                datum = decode_datum(source.get(key))
+                yield datum.data if datum.encoded else encode_file(decode_stored(datum), PNG)
+            except UserError as error:
+                yield UserError(str(error).removeprefix(f"{self.path}: "))
+
+    def place(self, batch: Batch, row: int) -> str:
+        """See `Source`."""
+        return f"{self.path}: key {batch.keys[row]!r}"
+
+    def _identities(self, keys: Keys, labels: Integers) -> dict[int, str]:
+        """Name of each label."""
+        beside = self.list_path.parent / FILE_NAME
+        present = np.unique(labels)
+        if beside.exists():
+            names = read_identities(beside)
+            if int(present[-1]) >= len(names):
+                raise UserError(f"{beside}: expected a name for label {present[-1]}, got {len(names):,} identities")
+            return {label: names[label] for label in present.tolist()}
+        by_label: dict[int, str] = {}
+        for key, label in zip(keys, labels.tolist(), strict=True):
+            folder, slash, _ = key.partition("/")
+            if not slash or by_label.setdefault(label, folder) != folder:
+                return {label: str(label) for label in present.tolist()}
+        if len(set(by_label.values())) < len(by_label):
+            return {label: str(label) for label in present.tolist()}
+        return by_label

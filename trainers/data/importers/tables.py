@@ -1,0 +1,218 @@
+"""Parquet files with a column of pictures and one of labels, as Hugging Face's data sets and many others have them."""
+
+import mmap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+
+from search_space.errors import UserError, shown
+from trainers.data.importers.source import (
+    MAX_PICTURE_BYTES,
+    Batch,
+    Catalogue,
+    CatalogueBuilder,
+    Integers,
+    Progress,
+    stamp,
+)
+from trainers.parquet_structure import Limits, check_parquet
+from trainers.untrusted import open_file, parse_json
+
+PICTURE_NAMES = ("image", "img", "jpg", "jpeg", "png", "picture", "face", "bytes", "image_bytes")
+LABEL_NAMES = ("label", "labels", "identity", "id", "person", "person_id", "name", "class", "cls")
+"""What the columns are usually called, first come first served."""
+
+MAX_EXPANSION = 16
+"""JPEG and PNG do not get smaller when they are compressed again; what else is in the file hardly matters."""
+
+SMALL_BYTES = 64 * 2**20
+MAX_BATCH_BYTES = 256 * 2**20
+MAX_BATCH_ROWS = 64
+
+
+class TableSource:
+    """
+    Args:
+        paths: the files; their rows are numbered on from one to the next.
+        picture_column: None: the first of the usual names. Binary, or the struct {bytes, path} of Hugging Face.
+        label_column: integers or texts. Names that Hugging Face's metadata gives to integers are the identities.
+    """
+
+    def __init__(
+        self, paths: Sequence[str | Path], picture_column: str | None = None, label_column: str | None = None
+    ) -> None:
+        self.paths = [Path(path) for path in paths]
+        self.picture_column, self.label_column = picture_column, label_column
+
+    def scan(self, progress: Progress) -> Catalogue:
+        """See `Source`. Order: that of files and rows; name: the number of the row in 9 digits."""
+        builder = CatalogueBuilder(3, self.paths[0].parent)
+        stamps, units, total, unit = [stamp(path) for path in self.paths], [], 0, 0
+        for number, path in enumerate(self.paths):
+            with _opened(path) as table:
+                names = self._columns(table, path)
+                for group in range(table.file.num_row_groups):
+                    labels = _labels(table, names, group, path)
+                    for row, label in enumerate(labels):
+                        if label is None:
+                            raise UserError(f"{path}: row {row} of group {group}: expected a label, got none")
+                        builder.add(label, f"{total + row:09d}", (number, group, row))
+                    total += len(labels)
+                    units.append(np.full(len(labels), unit, np.int64))
+                    unit += 1
+            progress(number + 1, len(self.paths))
+        return builder.build(stamps, units=np.concatenate(units) if units else None)
+
+    def read(self, batch: Batch) -> Iterator[bytes | UserError]:
+        """See `Source`."""
+        places, start = batch.places, 0
+        while start < len(places):
+            number, group = places[start, :2]
+            differs = (places[start:, 0] != number) | (places[start:, 1] != group)
+            end = start + int(differs.argmax()) if differs.any() else len(places)
+            yield from self._read_group(self.paths[number], int(group), places[start:end, 2])
+            start = end
+
+    def place(self, batch: Batch, row: int) -> str:
+        """See `Source`."""
+        number, group, inner = batch.places[row].tolist()
+        return f"{self.paths[number]}: row {inner} of group {group}"
+
+    def _read_group(self, path: Path, group: int, rows: Integers) -> Iterator[bytes | UserError]:
+        with _opened(path) as table:
+            column = self._columns(table, path)[0]
+            wanted, base = iter(rows.tolist()), 0
+            row = next(wanted, None)
+            for values in _batches(table, group, column, path):
+                while row is not None and row < base + len(values):
+                    yield _picture(values[row - base])
+                    row = next(wanted, None)
+                base += len(values)
+                if row is None:
+                    return
+
+    def _columns(self, table: "_Table", path: Path) -> tuple[str, str]:
+        """Names of the columns of pictures and labels."""
+        schema = table.file.schema_arrow
+        if len(set(schema.names)) < len(schema.names):
+            raise UserError(f"{path}: expected columns with names of their own, got two of one name")
+        picture = _column(schema, self.picture_column, PICTURE_NAMES, _holds_pictures, "pictures (binary)", path)
+        label = _column(schema, self.label_column, LABEL_NAMES, _holds_labels, "labels (integers or texts)", path)
+        return picture, label
+
+
+class _Table(NamedTuple):
+    """An open file that has been looked over."""
+
+    file: pyarrow.parquet.ParquetFile
+    rows: int
+    """As many as may be read at a time: one page may repeat a large value in every row."""
+
+    stream: Any
+
+    def __enter__(self) -> "_Table":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+        self.stream.close()
+
+
+def _opened(path: Path) -> _Table:
+    try:
+        stream = open_file(path)
+    except OSError as error:
+        raise UserError(f"{path}: expected a Parquet file, got: {error.strerror}") from None
+    try:
+        with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            largest = check_parquet(data, Limits(len(data), MAX_EXPANSION * len(data) + SMALL_BYTES))
+        file = pyarrow.parquet.ParquetFile(
+            stream, buffer_size=2**20, pre_buffer=False,
+            thrift_string_size_limit=2**26, thrift_container_size_limit=2**22,
+        )  # fmt: skip
+    except (ValueError, OSError, pa.ArrowException) as error:
+        stream.close()
+        raise UserError(f"{path}: expected a Parquet file, got: {_first_line(error)}") from None
+    return _Table(file, max(1, min(MAX_BATCH_ROWS, MAX_BATCH_BYTES // max(1, largest))), stream)
+
+
+def _batches(table: _Table, group: int, column: str, path: Path) -> Iterator[pa.Array]:
+    """The values of a column, a few at a time."""
+    batches = table.file.iter_batches(batch_size=table.rows, row_groups=[group], columns=[column], use_threads=False)
+    while True:
+        try:
+            batch = next(batches, None)
+            if batch is None:
+                return
+            batch.validate(full=True)
+        except (pa.ArrowException, OSError, MemoryError) as error:
+            raise UserError(f"{path}: group {group} cannot be read: {_first_line(error)}") from None
+        yield batch.column(0)
+
+
+def _picture(value: Any) -> bytes | UserError:
+    """The file in a cell, binary or {bytes, path}."""
+    if isinstance(value, pa.StructScalar):
+        value = value["bytes"]
+    size = 0 if not value.is_valid else value.as_buffer().size
+    if not 0 < size <= MAX_PICTURE_BYTES:
+        return UserError(f"expected a picture of up to {MAX_PICTURE_BYTES:,} bytes, got {size:,}")
+    return bytes(value.as_buffer())
+
+
+def _labels(table: _Table, names: tuple[str, str], group: int, path: Path) -> list[str | None]:
+    """The identities of a group of rows."""
+    classes = _class_names(table.file.schema_arrow, names[1], path)
+    found: list[str | None] = []
+    for values in _batches(table, group, names[1], path):
+        for value in values.to_pylist():
+            if classes and isinstance(value, int) and 0 <= value < len(classes):
+                value = classes[value]
+            found.append(None if value is None else str(value))
+    return found
+
+
+def _class_names(schema: pa.Schema, column: str, path: Path) -> list[str]:
+    """What Hugging Face's `ClassLabel` calls the integers of a column; empty: nothing."""
+    text = (schema.metadata or {}).get(b"huggingface")
+    if not text:
+        return []
+    try:
+        found = parse_json(text)["info"]["features"][column]["names"]
+    except (ValueError, LookupError, TypeError):
+        return []
+    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+        raise UserError(f"{path}: expected texts for the names of {column}, got {shown(found)}")
+    return found
+
+
+def _column(schema: pa.Schema, asked: str | None, usual: Sequence[str], fits: Any, what: str, path: Path) -> str:
+    known = {field.name: field.type for field in schema}
+    for name in (asked,) if asked is not None else usual:
+        if name in known and fits(known[name]):
+            return name
+    listed = ", ".join(f"{name} ({str(kind)[:40]})" for name, kind in list(known.items())[:20])
+    option = "--image-column" if usual is PICTURE_NAMES else "--label-column"
+    wanted = f"a column {shown(asked)} of {what}" if asked is not None else f"a column of {what}"
+    raise UserError(f"{path}: expected {wanted}, got {listed or 'no columns'}; name one with {option}")
+
+
+def _holds_pictures(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        index = kind.get_field_index("bytes")
+        return index >= 0 and _holds_pictures(kind.field(index).type)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _holds_labels(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return any(fits(kind) for fits in (pa.types.is_integer, pa.types.is_string, pa.types.is_large_string))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
