@@ -57,12 +57,13 @@ def add_parser(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     lfw.set_defaults(run=run_lfw)
 
 
-def number_from(least: int) -> Callable[[str], int]:
-    """The type of a flag that takes a whole number from `least` on."""
+def number_from(least: int, most: int = 10**15) -> Callable[[str], int]:
+    """The type of a flag that takes a whole number from `least` to `most`."""
 
     def parse(text: str) -> int:
-        if not (text.isascii() and text.isdigit() and len(text) <= 18 and int(text) >= least):
-            raise argparse.ArgumentTypeError(f"expected a whole number from {least}, got {text[:50]!r}")
+        if not (text.isascii() and text.isdigit() and len(text) <= 16 and least <= int(text) <= most):
+            law = f"expected a whole number from {least}" + (f" to {most}" if most < 10**15 else "")
+            raise argparse.ArgumentTypeError(f"{law}, got {text[:50]!r}")
         return int(text)
 
     return parse

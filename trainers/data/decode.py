@@ -28,14 +28,19 @@ def decode_picture(value: bytes, size: int) -> Picture:
     Raises:
         UserError: not a Datum, or its bytes are no picture. Names neither file nor key; the caller knows them.
     """
-    datum = decode_datum(value)
-    picture = _decode_file(datum.data) if datum.encoded else _decode_raw(datum)
+    picture = decode_whole(value)
     height, width, _ = picture.shape
     if height == width == size:
         return picture
     shrinks = height >= size and width >= size
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     return cast(Picture, cv2.resize(picture, (size, size), interpolation=method))
+
+
+def decode_whole(value: bytes) -> Picture:
+    """Pixels of one LMDB value in the size that it has, [height, width, 3]; see also `decode_picture`."""
+    datum = decode_datum(value)
+    return decode_file(datum.data) if datum.encoded else _decode_raw(datum)
 
 
 def normalise(
@@ -65,7 +70,8 @@ def normalise(
     return result.permute(0, 3, 1, 2)
 
 
-def _decode_file(data: bytes) -> Picture:
+def decode_file(data: bytes) -> Picture:
+    """Pixels of a JPEG or PNG, [height, width, 3] uint8 BGR, turned as its EXIF says; `UserError` if it is none."""
     check_header(data)
     picture: Any
     try:

@@ -25,11 +25,17 @@ def check_header(data: bytes) -> None:
     Raises:
         UserError: another format, no or an absurd size, more scans or chunks than are sane.
     """
+    picture_size(data)
+
+
+def picture_size(data: bytes) -> tuple[int, int]:
+    """(height, width) as the header of a JPEG or PNG has them; `UserError` as `check_header`."""
     if not data.startswith(IMAGE_SIGNATURES):
         _refuse(data, f"begin with {data[:8]!r}")
     height, width = _jpeg_size(data) if data[0] == 0xFF else _png_size(data)
     if height < 1 or width < 1 or height * width > MAX_PIXELS:
         raise UserError(f"expected 1 to {MAX_PIXELS:,} pixels, got a header that claims {width} x {height}")
+    return height, width
 
 
 def _png_size(data: bytes) -> tuple[int, int]:
