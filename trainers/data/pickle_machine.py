@@ -7,7 +7,7 @@ values: bytes are views of it, text is never decoded, and arrays are views with 
 
 Bounds. An instruction is given no more bytes than the file has left. What takes memory of its own (a tuple, a list, an
 int, an entry of the memo) is counted, and there may be so many as whole files of pictures need, in proportion to the
-file (`BYTES_PER_OBJECT`); so memory stays within ten times the file, plus two megabytes.
+file (`BYTES_PER_OBJECT`); so memory stays within ten times the file, plus six megabytes.
 
 Format: PEP 307, PEP 3154, PEP 574 and the notes in CPython's `pickletools.py`; what numpy writes is in `__reduce__` of
 `ndarray`, `dtype` and `generic`, and `_frombuffer`. Protocols 2 to 5.
@@ -26,7 +26,7 @@ MAX_MARKS = 64
 """Open at once."""
 
 MAX_LISTS = 64
-MAX_STACK = 2**20
+MAX_STACK = 2**17
 MAX_DIMENSIONS = 4
 INT_BYTES = 8
 BYTES_PER_OBJECT = 32
