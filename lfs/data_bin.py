@@ -55,22 +55,27 @@ def run(options: argparse.Namespace) -> int:
             raise UserError(f"{options.bin}: picture {held.first[number]}: {fault}; {way_out}")
         faults[number] = fault
 
+    def kept() -> list[int]:
+        return [row for row in range(len(held.same)) if not {held.left[row], held.right[row]} & faults.keys()]
+
+    def pictures() -> Iterator[tuple[str, bytes]]:
+        yield from stored(held, options.size, bad)
+        if not kept():  # while what was there before is not yet replaced
+            raise UserError(f"{options.bin}: expected pictures that decode, got no pair with two of them")
+
     console = SafeConsole(stderr=True)
-    pictures = stored(held, options.size, bad)
     shown = track(
-        pictures, "pictures", total=len(held.pictures), console=console, disable=not sys.stderr.isatty(), transient=True
+        pictures(), "pictures", total=len(held.pictures), console=console, disable=not sys.stderr.isatty(), transient=True
     )  # fmt: skip
     write_lmdb(options.lmdb, shown)
-    kept = [row for row in range(len(held.same)) if not {held.left[row], held.right[row]} & faults.keys()]
-    if not kept:
-        raise UserError(f"{options.bin}: expected pictures that decode, got no pair with two of them")
-    write_lines(options.pairs, _lines(held, kept))
+    rows = kept()
+    write_lines(options.pairs, _lines(held, rows))
     if faults:
         listed = Path(options.pairs).with_suffix(".bad.txt")
         write_lines(listed, (f"{held.first[number]} {fault}" for number, fault in faults.items()))
-        left_out = len(held.same) - len(kept)
+        left_out = len(held.same) - len(rows)
         print(printable(f"{listed}: {len(faults):,} pictures do not decode; {left_out:,} pairs are left out"))
-    same = [held.same[row] for row in kept]
+    same = [held.same[row] for row in rows]
     print(printable(
         f"{options.pairs}: {len(same):,} pairs, {sum(same):,} of them genuine; "
         f"{options.lmdb}: {len(held.pictures) - len(faults):,} distinct pictures"
@@ -83,9 +88,9 @@ def run(options: argparse.Namespace) -> int:
     return OK
 
 
-def _lines(held: EvalBin, kept: list[int]) -> Iterator[str]:
+def _lines(held: EvalBin, rows: list[int]) -> Iterator[str]:
     keys = held.keys
-    for row in kept:
+    for row in rows:
         yield f"{keys[held.left[row]]} {keys[held.right[row]]} {int(held.same[row])}"
 
 
