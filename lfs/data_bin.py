@@ -65,7 +65,8 @@ def run(options: argparse.Namespace) -> int:
 
     console = SafeConsole(stderr=True)
     shown = track(
-        pictures(), "pictures", total=len(held.pictures), console=console, disable=not sys.stderr.isatty(), transient=True
+        pictures(), "pictures", total=len(held.pictures), console=console, disable=not sys.stderr.isatty(),
+        transient=True,
     )  # fmt: skip
     write_lmdb(options.lmdb, shown)
     rows = kept()

@@ -32,7 +32,7 @@ def dtype(code: str, module: str = "numpy") -> bytes:
 
 def array(data: bytes, shape: Sequence[int], code: str = "u1", core: str = "numpy.core") -> bytes:
     """An array by _reconstruct and its state."""
-    made = f"c{core}.multiarray\n_reconstruct\n".encode() + b"cnumpy\nndarray\n" + b"K\x00\x85" + bytes3(b"b") + b"\x87R"
+    made = f"c{core}.multiarray\n_reconstruct\ncnumpy\nndarray\n".encode() + b"K\x00\x85" + bytes3(b"b") + b"\x87R"
     sizes = b"(" + b"".join(b"J" + struct.pack("<i", size) for size in shape) + b"t"
     return made + b"(K\x01" + sizes + dtype(code) + b"\x89" + bytes3(data) + b"tb"
 

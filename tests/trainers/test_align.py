@@ -1,4 +1,4 @@
-"""Alignment: the transform that made the points is found, the warp is that of a slow loop, bad landmarks are one line."""
+"""Alignment: the transform that made the points is found, the warp is that of a slow loop, bad lines are named."""
 
 from pathlib import Path
 
@@ -83,7 +83,8 @@ def test_the_warp_equals_a_slow_loop(angle: float, scale: float, size: int) -> N
     landmarks = apply(inverse, TEMPLATE)
     got = align_face(picture, landmarks, size)
     matrix = similarity(landmarks, TEMPLATE * size / 112)
-    assert got.shape == (size, size, 3) and got.dtype == np.uint8
+    assert got.shape == (size, size, 3)
+    assert got.dtype == np.uint8
     expected = slow_warp(picture, matrix, size)
     difference = abs(got - expected)
     assert np.percentile(difference, 99) <= 2  # OpenCV may round coordinates to 1/32 of a pixel
@@ -110,7 +111,8 @@ def test_read_landmarks(tmp_path: Path) -> None:
     [
         ("a 1 2 3", "line 2 of .*expected `key x1 y1"), ("a 1 2 3 4 5 6 7 8 9 x", "line 2 of .*expected `key"),
         ("1 2 3 4 5 6 7 8 9 10", "line 2 of .*expected `key"), ("a 1 2 3 4 5 6 7 8 9 nan", "line 2 of .*coordinates"),
-        ("a 1 2 3 4 5 6 7 8 9 1e300", "coordinates"), ("k 1 2 3 4 5 6 7 8 9 10", "line 2 of .*each key once, got 'k' again"),
+        ("a 1 2 3 4 5 6 7 8 9 1e300", "coordinates"),
+        ("k 1 2 3 4 5 6 7 8 9 10", "line 2 of .*each key once, got 'k' again"),
     ],
 )  # fmt: skip
 def test_bad_landmarks(line: str, message: str, tmp_path: Path) -> None:

@@ -51,12 +51,14 @@ def test_another_size_is_resized(tmp_path: Path) -> None:
     held = read_eval_bin(write(tmp_path, bin_file([bytes3(FACES[0]), bytes3(FACES[1])], [False])))
     for _, value in stored(held, 16, refuse):
         data = decode_datum(value).data
-        assert data.startswith(b"\xff\xd8\xff") and data not in FACES
+        assert data.startswith(b"\xff\xd8\xff")
+        assert data not in FACES
 
 
 def test_pictures_that_do_not_decode_are_told(tmp_path: Path) -> None:
     cut, other = FACES[0][:60], b"GIF89a"
-    held = read_eval_bin(write(tmp_path, bin_file([bytes3(cut), bytes3(FACES[1]), bytes3(other), bytes3(b"")], [True] * 2)))
+    pictures = [bytes3(cut), bytes3(FACES[1]), bytes3(other), bytes3(b"")]
+    held = read_eval_bin(write(tmp_path, bin_file(pictures, [True] * 2)))
     told: list[tuple[int, str]] = []
     assert [key for key, _ in stored(held, 32, lambda *fault: told.append(fault))] == ["00000001.png"]
     assert [number for number, _ in told] == [0, 2, 3]
@@ -71,7 +73,7 @@ def test_pictures_that_do_not_decode_are_told(tmp_path: Path) -> None:
         (bin_file([bytes3(b"x")] * 3, SAME), "two pictures for each bool, got 3 pictures and 3 bools"),
         (bin_file([], []), "got 0 pictures and 0 bools"),
         (bin_file([b"K\x01"] * 2, [True]), "picture 0: expected the bytes of a JPEG or PNG, got a int"),
-        (bin_file([bytes3(b"x"), array(bytes(12), [2, 2, 3])], [True]), r"picture 1: .*array of shape \(2, 2, 3\), type u1"),
+        (bin_file([bytes3(b"x"), array(bytes(12), [2, 2, 3])], [True]), r"picture 1: .*of shape \(2, 2, 3\), type u1"),
         (bin_file([array(b"ab", [9])] * 2, [True]), r"picture 0: .*shape \(9,\)"),
         (bin_file([array(b"ab", [2], "b1")] * 2, [True]), "picture 0: .*type b1"),
         (pickled(listed([bytes3(b"x")] * 2) + listed([b"K\x02"]) + b"\x86"), "flags that are no bools"),
@@ -88,7 +90,7 @@ def test_refused(data: bytes, message: str, tmp_path: Path) -> None:
 
 def test_many_values_of_the_same_bytes(tmp_path: Path) -> None:
     shared = b"c_codecs\nencode\n\x94" + b"X\x00\x10\x00\x00" + b"x" * 4096 + b"\x94\x8c\x06latin1\x94\x87"
-    first = shared[: -1] + b"\x86R"
+    first = shared[:-1] + b"\x86R"
     again = b"h\x00h\x01h\x02\x86R"
     with pytest.raises(UserError, match="picture .*more bytes of pictures than the file has"):
         read_eval_bin(write(tmp_path, bin_file([first] + [again] * 999, [True] * 500, 4)))

@@ -7,7 +7,9 @@ import pytest
 from search_space.errors import UserError
 from trainers.data.lfw_pairs import DEFAULT_KEY, key_pattern, pair_lines, read_official_pairs
 
-VIEW_2 = "2\t2\nAda\t1\t4\nBo_B\t2\t3\nAda\t1\tBo_B\t12\nCy\t3\tAda\t1\nCy\t1\t2\nDi\t1\t2\nCy\t1\tDi\t1\nDi\t2\tCy\t2\n"
+VIEW_2 = (
+    "2\t2\nAda\t1\t4\nBo_B\t2\t3\nAda\t1\tBo_B\t12\nCy\t3\tAda\t1\nCy\t1\t2\nDi\t1\t2\nCy\t1\tDi\t1\nDi\t2\tCy\t2\n"
+)
 VIEW_1 = "2\nAda\t1\t4\nBo_B\t2\t3\nAda\t1\tBo_B\t12\nCy\t3\tAda\t1\n"
 
 
@@ -43,7 +45,7 @@ def test_small_print(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("pattern", "key"),
-    [(DEFAULT_KEY, "Ada/Ada_0007.jpg"), ("{name}-{number}", "Ada-7"), ("x/{number:06d}/{name}.png", "x/000007/Ada.png")],
+    [(DEFAULT_KEY, "Ada/Ada_0007.jpg"), ("{name}-{number}", "Ada-7"), ("{number:06d}/{name}.png", "000007/Ada.png")],
 )
 def test_patterns(pattern: str, key: str) -> None:
     assert key_pattern(pattern)("Ada", 7) == key
