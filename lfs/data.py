@@ -6,17 +6,19 @@ Examples:
     python -m lfs.data inspect casia --sheet sheet.png
     python -m lfs.data verify casia
     python -m lfs.data overlap casia/identities.txt lfw/identities.txt
+    python -m lfs.data pairs lfw/labels.txt pairs.txt
+    python -m lfs.data bin agedb_30.bin --lmdb agedb_30.lmdb --pairs agedb_30.txt
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
 
-from lfs import data_import, data_inspect
+from lfs import data_align, data_bin, data_import, data_inspect, data_pairs
 from lfs.commands import run_command
 from lfs.options import Parser
 
-ACTIONS = (data_import, data_inspect)
+ACTIONS = (data_import, data_align, data_inspect, data_pairs, data_bin)
 """Each module adds its actions by `add_parser(actions)`; an action sets `run`, a function of the options."""
 
 

@@ -11,6 +11,7 @@ import pytest
 from search_space.errors import UserError
 from tests.fuzz.runs import COMMANDS, base_files, quiet
 from trainers.checkpoint import load_checkpoint
+from trainers.data.eval_bin import read_eval_bin
 from trainers.data.lists import Keys, read_list, read_pairs
 from trainers.data.lmdb_source import LmdbSource, write_lmdb
 from trainers.data.sets import Pictures
@@ -109,7 +110,7 @@ def test_data_of_planted_pickles(planted: tuple[bytes, Path], tmp_path: Path) ->
     write_lmdb(tmp_path / "faces.lmdb", [("key", data)])
     pictures = Pictures([LmdbSource(tmp_path / "faces.lmdb")], [0], Keys.of(["key"]), 32, 0)
     readers = (
-        load_checkpoint, read_list, lambda path: read_pairs(path, 2), lambda path: len(LmdbSource(path)),
+        load_checkpoint, read_eval_bin, read_list, lambda path: read_pairs(path, 2), lambda path: len(LmdbSource(path)),
         lambda _: pictures.read(np.array([0])),
     )  # fmt: skip
     for read in readers:

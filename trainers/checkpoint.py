@@ -7,7 +7,7 @@ map, and equal content would not give equal bytes.
 import json
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,7 @@ def save_checkpoint(
     """
     path = Path(path)
     try:
-        _replace(path, to_parts(tensors, metadata))
+        replace_file(path, to_parts(tensors, metadata))
     except OSError as error:
         raise UserError(f"{path}: cannot write the checkpoint ({error.strerror}); choose a writable folder") from error
 
@@ -113,7 +113,8 @@ def load_checkpoint(path: str | Path) -> tuple[Arrays, dict[str, Any]]:
     return from_bytes(data, source=str(path))
 
 
-def _replace(path: Path, parts: Sequence[bytes | memoryview]) -> None:
+def replace_file(path: Path, parts: Iterable[bytes | memoryview]) -> None:
+    """Write a file so that `path` holds the old content or the new, whatever is killed or loses power when."""
     partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
     try:
         with open(partial, "xb") as file:

@@ -1,0 +1,298 @@
+"""`align`: faces of a folder or an LMDB turned, scaled and shifted onto the usual 112 x 112 template."""
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from rich.progress import track
+
+from lfs.commands import OK
+from lfs.data_pairs import number_from, require_other_file
+from lfs.face_detectors import CHOICES, Detector, Dlib, YuNet
+from lfs.terminal import SafeConsole, printable
+from search_space.errors import UserError
+from trainers.checkpoint import sync_path
+from trainers.data.align import Floats, align_face, read_landmarks
+from trainers.data.datum import decode_datum, encode_datum
+from trainers.data.lists import read_list
+from trainers.data.lmdb_source import LmdbSource, write_lmdb
+from trainers.data.picture_file import decode_file, decode_stored
+from trainers.data.text_file import write_lines
+from trainers.untrusted import read_file
+
+HELP = "turn, scale and shift faces onto the usual 112x112 template, by five landmarks"
+EXAMPLE = """\
+SOURCE is a folder with pictures at any depth, and OUT a folder with the same names, for `import`; or SOURCE and OUT are
+LMDBs with the same keys. Landmarks (eyes, nose, corners of the mouth; of two the one on the left of an upright picture
+first) come from a file of `key x1 y1 ... x5 y5` lines, where a key is a path inside the folder; or from a YuNet model
+that you have; or else from dlib and its 68-point model (pip install 'lfs[align]'; the model's terms exclude commercial
+use). Pictures without a face are counted, left out, and listed with the reason.
+
+Example:
+    python -m lfs.data align photos faces --face largest
+    python -m lfs.data align raw.lmdb faces.lmdb --landmarks points.txt --list raw.txt --out-list faces.txt
+"""
+SUFFIXES = (".jpg", ".jpeg", ".png")
+MAX_PICTURE_BYTES = 64 * 2**20
+TASK = 16
+"""Pictures that a process is given at a time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a process needs to know."""
+
+    source: str
+    is_lmdb: bool
+    size: int
+    quality: int
+    face: str
+    detector: str = ""
+    """A YuNet model; empty: dlib's, unless there are landmarks."""
+
+
+class Aligned(NamedTuple):
+    """What became of one picture."""
+
+    key: str
+    data: bytes
+    """A JPEG; empty if there is none."""
+
+    label: int
+    fault: str
+    bad: bool
+    """It did not decode; else no face was found."""
+
+
+def add_parser(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the action to those of the command."""
+    form = argparse.RawDescriptionHelpFormatter
+    parser = actions.add_parser("align", help=HELP, description=EXAMPLE, formatter_class=form)
+    parser.add_argument("source", metavar="SOURCE", help="folder of JPEG and PNG files, or LMDB")
+    parser.add_argument("out", metavar="OUT", help="folder or LMDB to make")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--landmarks", metavar="FILE", help="`key` and ten numbers a line")
+    where.add_argument("--detector", metavar="ONNX", default="", help="YuNet model, run by OpenCV")
+    parser.add_argument(
+        "--face", choices=sorted(CHOICES), default="centre",
+        help="which of several faces: nearest to the centre of the picture, or largest [centre]",
+    )  # fmt: skip
+    parser.add_argument("--list", metavar="LIST", help="with LMDBs: `key label` lines of SOURCE")
+    parser.add_argument("--out-list", metavar="LIST", help="the lines of --list whose faces were found, to write")
+    parser.add_argument("--missing", metavar="FILE", help="where pictures without a face are listed [OUT.missing.txt]")
+    parser.add_argument("--skip-bad", action="store_true", help="list pictures that do not decode too, and go on")
+    parser.add_argument("--size", type=number_from(16), default=112, help="side of the aligned pictures [112]")
+    parser.add_argument("--quality", type=number_from(1, 100), default=95, help="JPEG quality, 1 to 100 [95]")
+    parser.add_argument(
+        "--workers", type=number_from(1), default=os.cpu_count() or 1, help="processes [one per core]"
+    )  # fmt: skip
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Align every picture; what is made appears when all of it is there."""
+    plan = Plan(
+        source=options.source, is_lmdb=_is_lmdb(options.source), size=options.size, quality=options.quality,
+        face=options.face, detector=options.detector,
+    )  # fmt: skip
+    _check(options, plan)
+    points = read_landmarks(options.landmarks) if options.landmarks else None
+    keys = list(LmdbSource(plan.source).keys()) if plan.is_lmdb else _pictures_in(plan.source)
+    if not keys:
+        raise UserError(f"{options.source}: expected pictures, got none")
+    if points is None:
+        _detector(plan)  # what cannot be used is refused before processes are started
+    faults: list[Aligned] = []
+    found = _found(_aligned(plan, keys, points, options.workers), options, faults)
+    shown = track(
+        found, "faces", total=len(keys), console=SafeConsole(stderr=True), disable=not sys.stderr.isatty(),
+        transient=True,
+    )  # fmt: skip
+    write = _write_lmdb if plan.is_lmdb else _write_folder
+    write(options.out, shown)
+    missing = options.missing or f"{options.out.rstrip('/')}.missing.txt"
+    write_lines(missing, (printable(f"{item.key}: {item.fault}") for item in faults))
+    if options.list:
+        _write_list(options, {item.key for item in faults})
+    bad = sum(item.bad for item in faults)
+    print(printable(
+        f"{options.out}: {len(keys) - len(faults):,} of {len(keys):,} pictures aligned; {len(faults) - bad:,} without "
+        f"a face and {bad:,} that do not decode, listed in {missing}"
+    ))  # fmt: skip
+    return OK
+
+
+def _check(options: argparse.Namespace, plan: Plan) -> None:
+    """Refuse what cannot be done before anything is read."""
+    require_other_file(options.out, options.source)
+    if bool(options.list) != bool(options.out_list) or (options.list and not plan.is_lmdb):
+        raise UserError("--list and --out-list come together, and with LMDBs")
+    if options.list:
+        require_other_file(options.out_list, options.list)
+    if not plan.is_lmdb and Path(options.out).exists():
+        raise UserError(f"{options.out}: expected a folder to make, got one that is there; choose another name")
+
+
+def _is_lmdb(source: str) -> bool:
+    path = Path(source)
+    if not path.exists():
+        raise UserError(f"{source}: expected a folder of pictures or an LMDB, got nothing of that name")
+    return path.is_file() or (path / "data.mdb").exists()
+
+
+def _pictures_in(folder: str) -> list[str]:
+    """Paths of the pictures inside a folder, in the order of their bytes; no two differ only in their suffix."""
+    found: list[str] = []
+    for root, _, names in os.walk(folder):
+        inner = Path(os.path.relpath(root, folder))
+        found += [(inner / name).as_posix() for name in names if name.lower().endswith(SUFFIXES)]
+    found.sort(key=os.fsencode)
+    for key in found:
+        try:
+            key.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"{folder}: expected file names of UTF-8 text, got {key!r}") from None
+    stems: dict[Path, str] = {}
+    for key in found:
+        if (first := stems.setdefault(Path(key).with_suffix(""), key)) != key:
+            raise UserError(f"{folder}: both {first} and {key} would become one aligned picture; rename one of them")
+    return found
+
+
+def _detector(plan: Plan) -> Detector:
+    return YuNet(plan.detector) if plan.detector else Dlib()
+
+
+class _Worker:
+    """Reads, aligns and encodes pictures in one process."""
+
+    def __init__(self, plan: Plan, detects: bool) -> None:
+        self.plan = plan
+        self.lmdb = LmdbSource(plan.source) if plan.is_lmdb else None
+        self.detector = _detector(plan) if detects else None
+
+    def align(self, task: list[tuple[str, Floats | None]]) -> list[Aligned]:
+        """Pictures by key, with their landmarks where those are given."""
+        return [self._align(key, points) for key, points in task]
+
+    def _align(self, key: str, points: Floats | None) -> Aligned:
+        label, bad = 0, True
+        try:
+            if self.lmdb:
+                datum = decode_datum(self.lmdb.get(key))
+                label, picture = datum.label, decode_stored(datum)
+            else:
+                picture = decode_file(read_file(Path(self.plan.source, key), MAX_PICTURE_BYTES))
+            bad = False
+            if self.detector:
+                face = CHOICES[self.plan.face](self.detector.faces(picture), picture)
+                points = face.points if face else None
+            if points is None:
+                raise UserError("no face found" if self.detector else "no landmarks given")
+            made = align_face(picture, points, self.plan.size)
+            _, encoded = cv2.imencode(".jpg", made, [cv2.IMWRITE_JPEG_QUALITY, self.plan.quality])
+        except (UserError, OSError) as error:
+            return Aligned(key, b"", label, str(error), bad)
+        return Aligned(key, encoded.tobytes(), label, "", False)
+
+
+_worker: _Worker | None = None
+
+
+def _start_worker(plan: Plan, detects: bool) -> None:
+    global _worker
+    _worker = _Worker(plan, detects)
+
+
+def _work(task: list[tuple[str, Floats | None]]) -> list[Aligned]:
+    assert _worker
+    return _worker.align(task)
+
+
+def _aligned(plan: Plan, keys: list[str], points: Mapping[str, Floats] | None, workers: int) -> Iterator[Aligned]:
+    """What became of each picture, in order, whatever the number of processes."""
+    named = ((key, points.get(key) if points else None) for key in keys)
+    tasks = iter(lambda: list(islice(named, TASK)), [])
+    if workers == 1 or len(keys) <= TASK:
+        worker = _Worker(plan, points is None)
+        for task in tasks:
+            yield from worker.align(task)
+        return
+    with ExitStack() as stack:
+        pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (plan, points is None))
+        stack.callback(partial(pool.shutdown, cancel_futures=True))
+        waiting: deque[Future[list[Aligned]]] = deque(pool.submit(_work, task) for task in islice(tasks, 4 * workers))
+        try:
+            while waiting:
+                yield from waiting.popleft().result()
+                waiting.extend(pool.submit(_work, task) for task in islice(tasks, 1))
+        except BrokenProcessPool:
+            raise UserError("a process ended early, for lack of memory maybe; try fewer --workers") from None
+
+
+def _found(results: Iterable[Aligned], options: argparse.Namespace, faults: list[Aligned]) -> Iterator[Aligned]:
+    """The pictures that were aligned; the others go to `faults`.
+
+    Raises:
+        UserError: one does not decode, without --skip-bad; or there was no face in any.
+    """
+    count = 0
+    for item in results:
+        if item.bad and not options.skip_bad:
+            raise UserError(f"{options.source}: {item.key}: {item.fault}; --skip-bad lists it and goes on")
+        if item.fault:
+            faults.append(item)
+            continue
+        count += 1
+        yield item
+    if not count:
+        raise UserError(f"{options.source}: no face in any of {len(faults):,} pictures; the first: {faults[0].fault}")
+
+
+def _write_lmdb(out: str, items: Iterable[Aligned]) -> None:
+    write_lmdb(out, ((item.key, encode_datum(item.data, item.label)) for item in items))
+
+
+def _write_folder(out: str, items: Iterable[Aligned]) -> None:
+    path = Path(out)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        try:
+            work.chmod(0o755)
+            for item in items:
+                file = (work / item.key).with_suffix(".jpg")
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(item.data)
+            os.sync()
+            work.rename(path)
+            sync_path(path.parent)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror}); check space and permissions") from error
+
+
+def _write_list(options: argparse.Namespace, left_out: set[str]) -> None:
+    """The list without the pictures that were left out; labels are counted anew where all of one's were."""
+    keys, labels = read_list(options.list, gaps=True)
+    kept = [row for row, key in enumerate(keys) if key not in left_out]
+    if not kept:
+        raise UserError(f"{options.list}: no picture of this list was aligned")
+    numbers = np.unique(labels[kept], return_inverse=True)[1].tolist()
+    write_lines(options.out_list, (f"{keys[row]} {number}" for row, number in zip(kept, numbers, strict=True)))
