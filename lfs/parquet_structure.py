@@ -5,8 +5,11 @@ it is asked for statistics that contradict each other. So the numbers are read h
 and `parquet.thrift` of the Parquet project; field numbers below are those of that file.
 """
 
+import mmap
 from collections.abc import Iterator
 from typing import Any
+
+Buffer = bytes | mmap.mmap
 
 MAX_COLUMNS = 10_000
 MAX_VALUES = 2**24
@@ -30,7 +33,7 @@ class Thrift:
         at: position of the next byte.
     """
 
-    def __init__(self, data: bytes, at: int = 0) -> None:
+    def __init__(self, data: Buffer, at: int = 0) -> None:
         self.data, self.at = data, at
 
     def struct(self, depth: int = MAX_DEPTH) -> dict[int, Any]:
@@ -107,39 +110,43 @@ class Thrift:
         return value >> 1 ^ -(value & 1)
 
 
-def check_parquet(data: bytes) -> None:
+def check_parquet(data: Buffer, max_values: int = MAX_VALUES, max_bytes: int = MAX_BYTES) -> None:
     """Refuse a Parquet file that claims, anywhere, more than the limits, or that contradicts itself.
 
+    Args:
+        data: the whole file; mapped, if it is large.
+        max_values: of all pages.
+        max_bytes: of all pages, decompressed.
     Raises:
         ValueError: so it is, or this is no Parquet file.
     """
     length = int.from_bytes(data[-TAIL_BYTES:-4], "little")
     start = len(data) - TAIL_BYTES - length
-    if not data.startswith(MAGIC) or not data.endswith(MAGIC) or start < len(MAGIC):
+    if data[: len(MAGIC)] != MAGIC or data[-len(MAGIC) :] != MAGIC or start < len(MAGIC):
         raise ValueError("no Parquet file")
     try:
-        _check_footer(Thrift(data[start:-TAIL_BYTES]).struct(), data)
+        _check_footer(Thrift(data[start:-TAIL_BYTES]).struct(), data, max_values, max_bytes)
     except (LookupError, TypeError, AttributeError):
         raise ValueError("a Parquet file without something that it must have") from None
 
 
-def _check_footer(footer: dict[int, Any], data: bytes) -> None:
+def _check_footer(footer: dict[int, Any], data: Buffer, max_values: int, max_bytes: int) -> None:
     num_rows, groups = footer[3], footer[4]
     chunks = [chunk[3] for group in groups for chunk in group[1]]
     if len(footer[2]) > MAX_COLUMNS or len(chunks) > MAX_COLUMNS:
         raise ValueError(f"a table of {max(len(footer[2]), len(chunks)):,} columns")
     rows = [group[3] for group in groups]
-    if sum(rows) != num_rows or min(rows, default=0) < 0 or num_rows > MAX_VALUES:
+    if sum(rows) != num_rows or min(rows, default=0) < 0 or num_rows > max_values:
         raise ValueError(f"a table that claims {num_rows:,} rows in groups of {shortened(rows)}")
     total_values = total_bytes = 0
     for chunk in chunks:
         for values, num_bytes in _pages(chunk, data):
             total_values, total_bytes = total_values + values, total_bytes + num_bytes
-            if total_values > MAX_VALUES or total_bytes > MAX_BYTES:
+            if total_values > max_values or total_bytes > max_bytes:
                 raise ValueError(f"a table that claims {total_values:,} values of {total_bytes:,} bytes")
 
 
-def _pages(chunk: dict[int, Any], data: bytes) -> Iterator[tuple[int, int]]:
+def _pages(chunk: dict[int, Any], data: Buffer) -> Iterator[tuple[int, int]]:
     """Values and bytes, decompressed, that each page of a column claims; all of them lie in the chunk."""
     starts = [chunk[field] for field in (9, 11) if field in chunk]  # of data, of a dictionary
     starts = [start for start in starts if start > 0]
