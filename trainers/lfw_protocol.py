@@ -70,7 +70,7 @@ class LfwProtocol:
             UserError: nothing is left of a fold, or of one kind of pair in it.
         """
         listed, vectors = self.listed, held(embeddings[self.name])
-        usable: npt.NDArray[np.bool_] = np.isfinite(vectors).all(axis=1)
+        usable = np.asarray(np.isfinite(vectors).all(axis=1), np.bool_)
         kept = usable[listed.left] & usable[listed.right]
         same, fold = listed.same[kept], listed.fold[kept]
         self._refuse_empty_folds(same, fold)
@@ -89,7 +89,7 @@ class LfwProtocol:
             Measure(
                 name="accuracy", value=float(accuracies.mean()), standard_error=error_of_mean(accuracies), headline=True
             ),
-            Measure(name="threshold", value=float(thresholds.mean()), standard_error=error_of_mean(thresholds)),
+            Measure(name="threshold", value=float(thresholds.mean())),
             *self._tars(scores, same),
             Measure(name="auc", value=auc.value, standard_error=auc.standard_error),
         )
