@@ -114,7 +114,9 @@ class NpyEmbeddings(EmbeddingFile):
         open_file(path).close()  # neither a pipe nor a device
         try:
             self._array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError, TypeError, SyntaxError, MemoryError, OverflowError) as error:
+        except OSError:
+            raise
+        except Exception as error:  # numpy's parser of headers raises whatever Python's does
             raise UserError(f"{path}: expected an .npy file: {first_line(error)[:200]}") from None
         if not isinstance(self._array, np.ndarray) or self._array.ndim != 2 or self._array.dtype.name not in FLOATS:
             got = f"{self._array.dtype} {list(self._array.shape)}" if isinstance(self._array, np.ndarray) else "another"
