@@ -29,12 +29,13 @@ def by_name(result: ProtocolResult) -> dict[str, float | None]:
 def test_a_case_by_hand(tmp_path: Path) -> None:
     """Fold 0: cosines 1 (genuine) and 0. Fold 1: cos 50 and cos 50 = 0.643, which no threshold parts.
 
-    Fold 0 is judged by fold 1, where the lowest threshold is as good as any: all is accepted, one of two is right.
-    Fold 1 is judged at 0.5, the middle between 0 and 1: both are accepted, one of two is right.
+    In fold 1 every threshold is as good: fold 0 is judged at the middle of all, 0.5 of the range -4 to 5, and is right.
+    Fold 1 is judged at 0.5, the middle between 0 and 1: both of its pairs are accepted, one of them is right.
     """
     result = evaluated(tmp_path, {"a": 0, "b": 0, "c": 90, "d": 0, "e": 50, "f": -50}, fars=(0.5, 0.4))
     found = by_name(result)
-    assert found["accuracy"] == 0.5
+    assert found["accuracy"] == (1 + 0.5) / 2
+    assert found["threshold"] == pytest.approx(0.5)
     assert result.counts == {"pictures": 6, "pairs": 4, "genuine": 2, "skipped_pictures": 0, "skipped_pairs": 0}
     assert found["tar@far=0.5"] == 1  # one of two impostors may pass, so the threshold is 0: 1 and 0.643 are above it
     assert found["tar@far=0.4"] is None  # less than one of two impostor pairs
