@@ -3,7 +3,7 @@
     X.npy            [n, dim] float16, float32 or float64; X.keys.txt beside it has `key` or `key label` per line
     X.parquet        columns key (text), label (int64, may be missing), embedding (list of floats, all of one length)
 
-Both are written by `python -m lfs.evaluate embed`, with a description of the model (X.json, or the table's metadata).
+Both are written by `python -m lfs.evaluate embed`, with a description of the model (X.model.json, or the table's metadata).
 Files may be larger than memory: .npy is mapped, Parquet is read a few rows at a time.
 """
 
@@ -39,7 +39,7 @@ def keys_file(path: Path) -> Path:
 
 def description_file(path: Path) -> Path:
     """The description of the model beside an .npy file."""
-    return path.with_suffix(".json")
+    return path.with_suffix(".model.json")
 
 
 class EmbeddingFile:

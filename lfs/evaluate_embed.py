@@ -3,7 +3,7 @@
 The output is made in shards of a fixed number of rows, which stay when the work is interrupted: the same command goes
 on where it stopped. The bytes are the same whoever made the shards, and however many.
 
-    X.npy      [n, dim], with X.keys.txt (`key label` per line) and X.json (the model) beside it
+    X.npy      [n, dim], with X.keys.txt (`key label` per line) and X.model.json beside it
     X.parquet  columns key, label, embedding; the model is in the table's metadata
 
 Examples:

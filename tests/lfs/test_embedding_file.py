@@ -63,7 +63,7 @@ def test_keys_must_fit_and_numbers_be_finite(tmp_path: Path) -> None:
         file.take(["a"])
     with pytest.raises(UserError, match="must be finite, got key 'b'"):
         file.take(["b"])
-    (tmp_path / "e.json").write_text("{")
+    (tmp_path / "e.model.json").write_text("{")
     with pytest.raises(UserError, match="expected the description of a model"):
         open_embeddings(tmp_path / "e.npy")
 

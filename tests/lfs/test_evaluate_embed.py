@@ -173,7 +173,7 @@ def test_other_settings_never_mix(
     done = stop_after(9, monkeypatch)
     assert embed("x.npy", "--no-flip", "--overwrite") == OK
     assert done == [0, 1, 2, 3]
-    assert json.loads(Path("x.json").read_text())["flip"] is False
+    assert json.loads(Path("x.model.json").read_text())["flip"] is False
 
 
 def test_bad_input_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
