@@ -3,8 +3,8 @@
     X.npy            [n, dim] float16, float32 or float64; X.keys.txt beside it has `key` or `key label` per line
     X.parquet        columns key (text), label (int64, may be missing), embedding (list of floats, all of one length)
 
-Both are written by `python -m lfs.evaluate embed`, with a description of the model (X.model.json, or the table's metadata).
-Files may be larger than memory: .npy is mapped, Parquet is read a few rows at a time.
+Both are written by `python -m lfs.evaluate embed`, with a description of the model (X.model.json, or the table's
+metadata). Files may be larger than memory: .npy is mapped, Parquet is read a few rows at a time.
 """
 
 import mmap

@@ -270,7 +270,7 @@ def test_embeddings_stand_in_for_a_model(folder: Path, capsys: pytest.CaptureFix
         ("m2", *SCORE, "--embeddings", "e.npy"): "embeddings are of another model",
         ("m1", *SCORE, "--embeddings", "wide.npy"): "must have the 8 numbers of m1, got 9",
         ("m1", "m2", *SCORE, "--embeddings", "e.npy"): "--embeddings are of one model",
-        ("m1", *SCORE, "--no-flip", "--embeddings", "e.npy"): "the same --no-flip, got some with flip averaging",
+        ("m1", *SCORE, "--no-flip", "--embeddings", "e.npy"): "made with flip averaging, and without it is asked for",
         (*SCORE, "--embeddings", "face=e.npy"): "--embeddings: no set 'face' is evaluated; there are faces",
         (*SCORE, "--embeddings", "e.npy", "--embeddings", "e.npy"): "must name one file for each set",
         (*SCORE, "--embeddings", "e.npy", "--embeddings", "faces=wide.npy"): "must all be of one length",
