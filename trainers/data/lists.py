@@ -94,6 +94,18 @@ def read_list(path: str | Path, *, gaps: bool = False) -> tuple[Keys, Integers]:
     return Keys(fields.text, fields.starts[:, 0], fields.ends[:, 0]), labels
 
 
+def read_keys(path: str | Path) -> Keys:
+    """Read the keys of a file of `lmdb_key` or `lmdb_key label` lines, all of one kind; labels may be anything.
+
+    Raises:
+        UserError: neither one nor two fields in a line, an empty file.
+    """
+    text = _read_text(Path(path))
+    num_fields = len((text.lstrip()[:10_000].splitlines() or [b""])[0].split())
+    fields = _split(Path(path), text, 2 if num_fields == 2 else 1, "`lmdb_key` or `lmdb_key label`")
+    return Keys(fields.text, fields.starts[:, 0], fields.ends[:, 0])
+
+
 @dataclass(frozen=True)
 class Pairs:
     """Verification pairs of one file, in its order."""
@@ -152,8 +164,12 @@ def _check_folds(path: Path, same: npt.NDArray[np.bool_], lines: Integers) -> No
 
 
 def _read_fields(path: Path, num_fields: int, law: str) -> _Fields:
-    """Split a whole file at white space, vectorised, and insist on `num_fields` in every line that is not blank."""
-    text = _read_text(path)
+    """The fields of a whole file; see `_split`."""
+    return _split(path, _read_text(path), num_fields, law)
+
+
+def _split(path: Path, text: bytes, num_fields: int, law: str) -> _Fields:
+    """Split a text at white space, vectorised, and insist on `num_fields` in every line that is not blank."""
     buffer = np.frombuffer(text, np.uint8)
     is_field = np.concatenate(([False], buffer > ord(" "), [False]))
     edges = np.flatnonzero(is_field[1:] != is_field[:-1])

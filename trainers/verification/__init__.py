@@ -9,7 +9,7 @@ replacement, each kind as many as there are, from a fixed key. So all candidates
 the same resamples, and the difference of two candidates has the standard error of the difference of their replicates.
 """
 
-from trainers.verification.folds import best_threshold, fold_accuracies
+from trainers.verification.folds import best_threshold, fold_accuracies, fold_thresholds
 from trainers.verification.identity_bootstrap import AllPairsMetrics
 from trainers.verification.pairs import cosine_scores
 from trainers.verification.report import (
@@ -29,6 +29,7 @@ __all__ = [
     "cosine_scores",
     "evaluate_metric",
     "fold_accuracies",
+    "fold_thresholds",
     "metric_name",
     "paired_standard_error",
     "roc_points",

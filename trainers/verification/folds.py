@@ -18,6 +18,20 @@ def fold_accuracies(scores: npt.ArrayLike, same: npt.ArrayLike, fold: npt.ArrayL
     return np.asarray(accuracies, dtype=np.float64)
 
 
+def fold_thresholds(scores: npt.ArrayLike, same: npt.ArrayLike, fold: npt.ArrayLike) -> Floats:
+    """The threshold of each fold in `fold_accuracies`: the `best_threshold` of all other folds.
+
+    Returns:
+        [num_folds] in rising order of the fold labels.
+    """
+    pairs = SortedPairs.checked(scores, same)
+    folds = fold_numbers(fold, len(pairs.scores))[pairs.order]
+    gains = pairs.gains(*pairs.once())
+    others = [folds != number for number in range(int(folds.max()) + 1)]
+    thresholds = [threshold_rows(pairs.scores[rest], gains[:, rest], pairs.outside)[0] for rest in others]
+    return np.asarray(thresholds, np.float64)
+
+
 def best_threshold(scores: npt.ArrayLike, same: npt.ArrayLike) -> float:
     """Threshold with the best accuracy on all pairs.
 

@@ -1,0 +1,252 @@
+"""Embeddings of pictures by key: an .npy file with a list beside it, or a Parquet file.
+
+    X.npy            [n, dim] float16, float32 or float64; X.keys.txt beside it has `key` or `key label` per line
+    X.parquet        columns key (text), label (int64, may be missing), embedding (list of floats, all of one length)
+
+Both are written by `python -m lfs.evaluate embed`, with a description of the model (X.model.json, or the table's
+metadata). Files may be larger than memory: .npy is mapped, Parquet is read a few rows at a time.
+"""
+
+import mmap
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet
+
+from lfs.locations import first_line
+from trainers.parquet_structure import MAX_BYTES, MAX_VALUES, Limits, check_parquet
+from search_space.errors import UserError, shown
+from trainers.data.lists import Keys, read_keys
+from trainers.untrusted import open_file, parse_json, read_file
+
+METADATA = b"lfs"
+MAX_DIM = 2**16
+BLOCK_VALUES = 2**22
+"""Numbers of a Parquet file that are held at a time: 16 MB."""
+
+FLOATS = ("float16", "float32", "float64")
+
+
+def keys_file(path: Path) -> Path:
+    """The list beside an .npy file."""
+    return path.with_suffix(".keys.txt")
+
+
+def description_file(path: Path) -> Path:
+    """The description of the model beside an .npy file."""
+    return path.with_suffix(".model.json")
+
+
+class EmbeddingFile:
+    """Embeddings in a file, by key or in order. Made by `open_embeddings`."""
+
+    path: Path
+    dim: int
+    made_by: dict[str, Any]
+    """What is known of the model: `sha256`, `flip`, ...; empty for a file from elsewhere."""
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def chunks(self, rows: int) -> Iterator[npt.NDArray[Any]]:
+        """[m, dim] in order, m at most `rows`."""
+        raise NotImplementedError
+
+    def blocks(self) -> Iterator[tuple[list[str], npt.NDArray[Any]]]:
+        """(keys, [m, dim]) in order."""
+        raise NotImplementedError
+
+    def take(self, keys: Sequence[str]) -> npt.NDArray[np.float32]:
+        """[len(keys), dim] embeddings by key, in one pass over the file and the memory of the result.
+
+        Raises:
+            UserError: a key that the file does not have, or has twice; an embedding that is not finite.
+        """
+        place = {key: row for row, key in enumerate(keys)}
+        found = np.empty((len(keys), self.dim), np.float32)
+        seen = np.zeros(len(keys), np.bool_)
+        for block, embeddings in self.blocks():
+            here = [(place[key], row) for row, key in enumerate(block) if key in place]
+            if not here:
+                continue
+            to, source = (np.array(side) for side in zip(*here, strict=True))
+            if seen[to].any() or len(np.unique(to)) < len(to):
+                rows, counts = np.unique(to, return_counts=True)
+                twice = to[seen[to]] if seen[to].any() else rows[counts > 1]
+                raise UserError(f"{self.path}: expected each key once, got {keys[int(twice[0])]!r} twice")
+            found[to], seen[to] = embeddings[source], True
+        if not seen.all():
+            key = keys[int(seen.argmin())]
+            law = f"{self.path}: key {key!r} has no embedding here"
+            raise UserError(f"{law} ({int((~seen).sum()):,} of {len(keys):,} have none); embed this set too")
+        finite = np.isfinite(found).all(axis=1)
+        if not finite.all():
+            raise UserError(f"{self.path}: embeddings must be finite, got key {keys[int(finite.argmin())]!r}")
+        return found
+
+
+def open_embeddings(path: str | Path) -> EmbeddingFile:
+    """Embeddings of a file, whatever its kind.
+
+    Raises:
+        UserError: no such file, another kind of file, or one that contradicts itself.
+    """
+    file = Path(path).expanduser()
+    kinds = {".npy": NpyEmbeddings, ".parquet": ParquetEmbeddings}
+    if file.suffix.lower() not in kinds:
+        raise UserError(f"{path}: expected embeddings in a .npy or .parquet file, got {file.suffix or 'no suffix'!r}")
+    try:
+        return kinds[file.suffix.lower()](file)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or first_line(error)}") from None
+
+
+class NpyEmbeddings(EmbeddingFile):
+    """See the module."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        open_file(path).close()  # neither a pipe nor a device
+        try:
+            self._array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except OSError:
+            raise
+        except Exception as error:  # numpy's parser of headers raises whatever Python's does
+            raise UserError(f"{path}: expected an .npy file: {first_line(error)[:200]}") from None
+        if not isinstance(self._array, np.ndarray) or self._array.ndim != 2 or self._array.dtype.name not in FLOATS:
+            got = f"{self._array.dtype} {list(self._array.shape)}" if isinstance(self._array, np.ndarray) else "another"
+            raise UserError(f"{path}: expected floats [n, dim], got {got[:200]}")
+        rows, self.dim = self._array.shape
+        _refuse_dim(path, self.dim)
+        self.keys: Keys = read_keys(keys_file(path))
+        if len(self.keys) != rows:
+            law = f"{keys_file(path)}: expected a key for each of {rows:,} rows of {path.name}"
+            raise UserError(f"{law}, got {len(self.keys):,}")
+        self.made_by = _description(description_file(path))
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    def chunks(self, rows: int) -> Iterator[npt.NDArray[Any]]:
+        """See `EmbeddingFile`."""
+        for start in range(0, len(self), rows):
+            yield self._array[start : start + rows]
+
+    def blocks(self) -> Iterator[tuple[list[str], npt.NDArray[Any]]]:
+        """See `EmbeddingFile`."""
+        rows = max(1, BLOCK_VALUES // self.dim)
+        for start in range(0, len(self), rows):
+            part = np.arange(start, min(start + rows, len(self)))
+            yield self.keys.take(part), self._array[start : start + rows]
+
+
+class ParquetEmbeddings(EmbeddingFile):
+    """See the module."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with open_file(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size == 0:
+                raise UserError(f"{path}: expected a Parquet file, got an empty file")
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                try:
+                    check_parquet(data, Limits(max(size, MAX_VALUES), max(4 * size, MAX_BYTES)))
+                except (ValueError, IndexError) as error:
+                    raise UserError(f"{path}: expected a Parquet file of embeddings: {first_line(error)}") from None
+        try:
+            with self._open() as table:
+                schema, self._rows = table.schema_arrow, table.metadata.num_rows
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"{path}: expected a Parquet file: {first_line(error)[:200]}") from None
+        self._refuse_columns(schema)
+        self.dim = self._first_dim(schema.field("embedding").type)
+        _refuse_dim(path, self.dim)
+        self.made_by = _metadata(schema.metadata or {})
+
+    def _open(self) -> pyarrow.parquet.ParquetFile:
+        return pyarrow.parquet.ParquetFile(self.path, thrift_string_size_limit=2**24, thrift_container_size_limit=2**20)
+
+    def _refuse_columns(self, schema: pa.Schema) -> None:
+        names = schema.names
+        kinds = {name: str(schema.field(name).type) for name in names if names.count(name) == 1}
+        embedding = schema.field("embedding").type if "embedding" in kinds else None
+        lists = embedding is not None and (
+            (pa.types.is_list(embedding) or pa.types.is_fixed_size_list(embedding))
+            and pa.types.is_floating(embedding.value_type)
+        )
+        if kinds.get("key") != "string" or not lists:
+            got = ", ".join(f"{name} {kind}" for name, kind in kinds.items())[:300]
+            raise UserError(f"{self.path}: expected columns key (string) and embedding (list of floats), got {got}")
+
+    def _first_dim(self, kind: pa.DataType) -> int:
+        if pa.types.is_fixed_size_list(kind):
+            return int(kind.list_size)
+        if not self._rows:
+            raise UserError(f"{self.path}: expected embeddings, got an empty table")
+        with self._open() as table:
+            [first] = next(table.iter_batches(batch_size=1, columns=["embedding"], use_threads=False)).column(0)
+        return len(first) if first.is_valid else 0
+
+    def __len__(self) -> int:
+        return int(self._rows)
+
+    def chunks(self, rows: int) -> Iterator[npt.NDArray[Any]]:
+        """See `EmbeddingFile`."""
+        for _, part in self._batches(["embedding"], rows):
+            yield part
+
+    def blocks(self) -> Iterator[tuple[list[str], npt.NDArray[Any]]]:
+        """See `EmbeddingFile`."""
+        for batch, part in self._batches(["key", "embedding"], max(1, BLOCK_VALUES // self.dim)):
+            keys = batch.column("key")
+            if keys.null_count:
+                raise UserError(f"{self.path}: expected a key in every row, got a row without")
+            yield keys.to_pylist(), part
+
+    def _batches(self, columns: list[str], rows: int) -> Iterator[tuple[pa.RecordBatch, npt.NDArray[Any]]]:
+        try:
+            with self._open() as table:
+                for batch in table.iter_batches(batch_size=rows, columns=columns, use_threads=False):
+                    yield batch, self._matrix(batch.column("embedding"))
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{self.path}: damaged: {first_line(error)[:200]}") from None
+
+    def _matrix(self, column: Any) -> npt.NDArray[Any]:
+        values = column.flatten()
+        lengths = np.full(len(column), self.dim)
+        if not pa.types.is_fixed_size_list(column.type):
+            lengths = np.diff(column.offsets.to_numpy())
+        if column.null_count or values.null_count or not (lengths == self.dim).all():
+            found = sorted(set(lengths.tolist()))
+            raise UserError(f"{self.path}: embeddings must all have {self.dim} numbers, got rows of {shown(found)}")
+        matrix: npt.NDArray[Any] = values.to_numpy(zero_copy_only=False).reshape(len(column), self.dim)
+        return matrix
+
+
+def _refuse_dim(path: Path, dim: int) -> None:
+    if not 1 <= dim <= MAX_DIM:
+        raise UserError(f"{path}: embeddings must have 1..{MAX_DIM} numbers, got {dim}")
+
+
+def _description(path: Path) -> dict[str, Any]:
+    try:
+        values = parse_json(read_file(path, 2**20))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: expected the description of a model: {first_line(error)}") from None
+    return values if isinstance(values, dict) else {}
+
+
+def _metadata(metadata: dict[bytes, bytes]) -> dict[str, Any]:
+    try:
+        values = parse_json(metadata.get(METADATA, b"{}"))
+    except ValueError:
+        return {}
+    return values if isinstance(values, dict) else {}

@@ -1,0 +1,191 @@
+"""Models through protocols: pictures embedded, or embeddings read, and what comes of them."""
+
+import contextlib
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lfs.embed_workers import Workers
+from lfs.embedding_file import EmbeddingFile
+from lfs.model_file import ModelFile
+from lfs.view import View
+from search_space.errors import UserError
+from trainers.data.lists import Keys
+from trainers.data.lmdb_source import LmdbSource
+from trainers.embedder import BackboneModel, EmbedOptions, Shard
+from trainers.protocol import Embedded, EvaluationProtocol, InMemory, PictureSet, ProtocolResult
+
+ROWS = 1024
+"""Pictures of a set that are embedded in one piece."""
+
+HELD_BYTES = 2**30
+"""Embeddings of a set that are more than this are kept in a temporary file."""
+
+MAX_KEYS_LOOKED_UP = 500_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelResult:
+    """What one model came to."""
+
+    label: str
+    source: str
+    facts: dict[str, Any]
+    """Network, digest and origin of the model."""
+
+    results: dict[str, ProtocolResult]
+    """By the name of the protocol."""
+
+    skipped: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+    """(key, reason) of the pictures of each set that do not decode."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What is evaluated, and how.
+
+    Args:
+        embeddings: files to use in place of embedding, by the name of the set; "" is for every set that has none.
+    """
+
+    protocols: Sequence[EvaluationProtocol]
+    embeddings: Mapping[str, EmbeddingFile]
+    options: EmbedOptions
+    workers: Workers
+    view: View
+
+    def check(self) -> None:
+        """Refuse files that cannot be used, before anything is embedded.
+
+        Raises:
+            UserError: what is wrong with them.
+        """
+        names = {picture_set.name for protocol in self.protocols for picture_set in protocol.needs()}
+        if unknown := sorted(set(self.embeddings) - names - {""}):
+            raise UserError(f"--embeddings: no set {unknown[0]!r} is evaluated; there are {', '.join(sorted(names))}")
+        for protocol in self.protocols:
+            for picture_set in protocol.needs():
+                if self._file(picture_set) is None:
+                    refuse_missing(protocol, picture_set)
+
+    def of_model(self, found: ModelFile) -> ModelResult:
+        """A model through all protocols.
+
+        Raises:
+            UserError: a picture that cannot be used, a model that has diverged, embeddings of another model.
+        """
+        model = found.load()
+        for file in self.embeddings.values():
+            refuse_other_model(file, found, model, self.options.flip)
+        facts = {"sha256": model.digest, **asdict(found.network), **found.origin}
+        return self._through(found.label, found.source, facts, model)
+
+    def of_embeddings(self) -> ModelResult:
+        """Embeddings alone through all protocols.
+
+        Raises:
+            UserError: a set that has none, embeddings of several lengths or models.
+        """
+        files = list(self.embeddings.values())
+        for protocol in self.protocols:
+            for picture_set in protocol.needs():
+                if self._file(picture_set) is None:
+                    law = f"set {picture_set.name} has no embeddings, and there is no model to make them"
+                    raise UserError(f"{law}: name a model, or --embeddings {picture_set.name}=FILE")
+        for name in ("dim", "sha256"):
+            known = {file.path: file.dim if name == "dim" else file.made_by.get("sha256") for file in files}
+            if len({value for value in known.values() if value}) > 1:
+                what = "length" if name == "dim" else "model"
+                said = ", ".join(f"{path} {str(value)[:12]}" for path, value in known.items())
+                raise UserError(f"--embeddings must all be of one {what}, got {said}")
+        facts = {"embedding_dim": files[0].dim, "made_by": files[0].made_by}
+        return self._through(files[0].path.stem, str(files[0].path), facts, None)
+
+    def _through(self, label: str, source: str, facts: dict[str, Any], model: BackboneModel | None) -> ModelResult:
+        made = ModelResult(label=label, source=source, facts=facts, results={})
+        for protocol in self.protocols:
+            with contextlib.ExitStack() as stack:
+                embedded = {one.name: stack.enter_context(self._embedded(made, model, one)) for one in protocol.needs()}
+                made.results[protocol.name] = protocol.evaluate(embedded)
+        return made
+
+    def _file(self, picture_set: PictureSet) -> EmbeddingFile | None:
+        return self.embeddings.get(picture_set.name) or self.embeddings.get("")
+
+    @contextlib.contextmanager
+    def _embedded(self, made: ModelResult, model: BackboneModel | None, one: PictureSet) -> Iterator[Embedded]:
+        file = self._file(one)
+        if file is not None:
+            yield InMemory(file.take(tuple(one.keys)))
+            return
+        assert model
+        with room((len(one.keys), model.network.embedding_dim)) as array:
+            bad = self._fill(array, f"{made.label} on {one.name}", model, one)
+            if bad:
+                made.skipped[one.name] = bad
+                few = "; ".join(reason for _, reason in bad[:3]) + ("; ..." if len(bad) > 3 else "")
+                self.view.warn(f"{len(bad):,} pictures of {one.name} do not decode and are skipped: {few}")
+            yield InMemory(array)
+
+    def _fill(
+        self, array: npt.NDArray[np.float32], title: str, model: BackboneModel, one: PictureSet
+    ) -> list[tuple[str, str]]:
+        """Embed a set; (key, reason) of what was skipped."""
+        keys = one.keys if isinstance(one.keys, Keys) else Keys.of(one.keys)
+        lmdb = str(one.lmdb.resolve())
+
+        def shard(number: int) -> Shard:
+            rows = np.arange(number * ROWS, min(number * ROWS + ROWS, len(keys)))
+            return Shard(number=number, lmdb=lmdb, keys=tuple(keys.take(rows)))
+
+        progress = self.view.progress(title)
+        bad: list[tuple[int, str]] = []
+        done = 0
+        for result in self.workers.embed(model, range(-(-len(keys) // ROWS)), shard, self.options):
+            first = result.number * ROWS
+            array[first : first + len(result.embeddings)] = result.embeddings
+            bad += [(first + row, reason) for row, reason in result.bad]
+            done += len(result.embeddings)
+            progress(done, len(keys))
+        return [(keys[row], reason) for row, reason in sorted(bad)]
+
+
+@contextlib.contextmanager
+def room(shape: tuple[int, int]) -> Iterator[npt.NDArray[np.float32]]:
+    """An array to fill: in memory, or in a file that goes at the end."""
+    if 4 * shape[0] * shape[1] <= HELD_BYTES:
+        yield np.empty(shape, np.float32)
+        return
+    with tempfile.TemporaryDirectory(prefix="lfs-embeddings-") as folder:
+        yield np.lib.format.open_memmap(f"{folder}/embeddings.npy", "w+", np.float32, shape)
+
+
+def refuse_missing(protocol: EvaluationProtocol, one: PictureSet) -> None:
+    """Raise `UserError` for the first key that the LMDB does not have, with the line that names it if that is known."""
+    source = LmdbSource(one.lmdb)
+    for row, key in enumerate(one.keys):
+        if row >= MAX_KEYS_LOOKED_UP:  # whoever reads it says so
+            return
+        if key not in source:
+            line_of = getattr(protocol, "line_of", None)
+            where = f"line {line_of(row)} of {protocol.pairs}" if line_of else one.name  # type: ignore[attr-defined]
+            raise UserError(f"{where}: key {key!r} is not in {one.lmdb}; check that both belong together")
+
+
+def refuse_other_model(file: EmbeddingFile, found: ModelFile, model: BackboneModel, flip: bool) -> None:
+    """Raise `UserError` for embeddings that are not the model's, as far as can be told."""
+    if file.dim != found.network.embedding_dim:
+        law = f"{file.path}: embeddings must have the {found.network.embedding_dim} numbers of {found.source}"
+        raise UserError(f"{law}, got {file.dim}: they are of another model")
+    made_by = file.made_by
+    if made_by.get("sha256", model.digest) != model.digest:
+        raise UserError(f"{file.path}: embeddings are of another model ({made_by.get('source')}) than {found.source}")
+    if made_by.get("flip", flip) != flip:
+        was, now = ("with", "without") if made_by["flip"] else ("without", "with")
+        raise UserError(
+            f"{file.path}: embeddings were made {was} flip averaging, and {now} it is asked for (--no-flip)"
+        )

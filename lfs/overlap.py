@@ -1,0 +1,52 @@
+"""People who are on both sides of an evaluation: trained on, and tested on."""
+
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+from search_space.errors import UserError
+from trainers.data.lists import read_keys, read_list
+from trainers.untrusted import read_file
+
+IDENTITIES = "identities.txt"
+"""`label identity` per line, beside the list of an imported set."""
+MAX_BYTES = 2**30
+
+
+def identities_of_keys(keys: Iterable[str]) -> set[str]:
+    """People by the folders of the keys, `IDENTITY/NAME`; keys without a folder name nobody."""
+    return {folder for folder in (key.rpartition("/")[0] for key in keys) if folder}
+
+
+def identities(path: Path, keys: Collection[str] | None = None) -> set[str]:
+    """People of a list: those of the identities.txt beside it, else by the folders of its keys.
+
+    Args:
+        path: of the list, `key label` per line.
+        keys: pictures that count; None: all.
+    Raises:
+        UserError: a file cannot be read.
+    """
+    beside = path.with_name(IDENTITIES)
+    if not beside.is_file():
+        return identities_of_keys(keys if keys is not None else read_keys(path))
+    listed, labels = read_list(path, gaps=True)
+    wanted = set(keys) if keys is not None else None
+    used = {label for key, label in zip(listed, labels.tolist(), strict=True) if wanted is None or key in wanted}
+    try:
+        lines = read_file(beside, MAX_BYTES).decode().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{beside}: cannot be read as text: {error}") from None
+    pairs = (line.split(maxsplit=1) for line in lines)
+    return {pair[1].strip() for pair in pairs if len(pair) == 2 and pair[0].isdigit() and int(pair[0]) in used}
+
+
+def overlap_line(name: str, tested: set[str], train_list: str, trained: set[str]) -> str | None:
+    """One line if people of a set were trained on; None: nobody, as far as their names tell."""
+    shared = tested & trained
+    if not shared:
+        return None
+    few = ", ".join(sorted(shared)[:3]) + (", ..." if len(shared) > 3 else "")
+    return (
+        f"{len(shared):,} of {len(tested):,} people of {name} are in {train_list} too ({few}): its scores are of "
+        "people that were trained on; leave them out with --exclude-identities when the training set is imported"
+    )

@@ -1,0 +1,288 @@
+"""`lfs.evaluate`: models found, scored, tabled; and every wrong input in one line."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from lfs import evaluate, look
+from lfs.commands import FAILED, OK, run_command
+from lfs.evaluation import ModelResult
+from lfs.evaluation_sets import PUBLIC, chosen_sets, given_set, recipe_sets
+from lfs.evaluation_table import EvaluationTable, Number
+from lfs.model_file import find_models, save_model
+from tests.lfs.evaluation_files import make_evaluation, small_model, spoil
+from trainers.protocol import Measure, ProtocolResult
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    make_evaluation(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LFS_DATA_ROOT", raising=False)
+    return tmp_path
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line that a command ends with."""
+    assert run_command(evaluate.main, arguments) == FAILED
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    return err.strip()
+
+
+SCORE = ("--protocols", "faces", "--sets", "sets.yaml")
+
+
+def test_models_are_rows_sets_are_columns_and_files_hold_the_same(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("m1", "m2", *SCORE, "--set", "again=pairs.lmdb,pairs.txt", "--names", "One,Two")
+    files = ("--json", "r.json", "--csv", "r.csv", "--markdown", "r.md")
+    assert run_command(evaluate.main, (*command, *files)) == OK
+    out = capsys.readouterr().out
+    assert all(title in out for title in ("Faces", "again", "average"))
+    table = pd.read_csv("r.csv")
+    assert set(table["method"]) == {"One", "Two"}
+    assert set(table["set"]) == {"faces", "again"}
+    found = json.loads(Path("r.json").read_text())
+    for model in found["models"]:
+        measures = model["sets"]["faces"]["measures"]
+        rows = table[(table["method"] == model["method"]) & (table["set"] == "faces")].set_index("measure")
+        assert measures["accuracy"]["value"] == pytest.approx(rows.loc["accuracy", "value"])
+        assert measures["tar@far=0.001"] == {"value": None, "standard_error": None}
+        assert f"{100 * measures['accuracy']['value']:.2f} ± " in out
+    assert found["models"][0]["sha256"] != found["models"][1]["sha256"]
+    assert Path("r.md").read_text().count("| One |") == 3
+    line = refused(capsys, *command, "--json", "r.json")
+    assert line.endswith("r.json is there already; choose another name, or replace it with --overwrite")
+    assert run_command(evaluate.main, (*command, *files, "--overwrite")) == OK
+
+
+def test_the_same_again_is_the_same_bytes(folder: Path) -> None:
+    for name in ("a.json", "b.json"):
+        assert run_command(evaluate.main, ("m1", *SCORE, "--json", name)) == OK
+    assert Path("a.json").read_bytes() == Path("b.json").read_bytes()
+
+
+def test_the_action_may_be_named_or_left_out_and_flags_may_come_first(folder: Path) -> None:
+    parser = evaluate.parser()
+    bare, named = parser.parse_args(["m1", *SCORE]), parser.parse_args(["score", "m1", *SCORE])
+    first = parser.parse_args([*SCORE, "m1"])
+    assert vars(bare) == vars(named) == vars(first)
+    assert parser.parse_args(["./embed", *SCORE]).models == ["./embed"]
+    assert parser.parse_args(["embed", "m", "--lmdb", "l", "--list", "t", "--out", "o.npy"]).action == "embed"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["m1", "--protocol", "x", "--jsn", "r"], "did you mean --json?"), ([], "ACTION"),
+        (["embed", "m1", "--lmdb", "x"], "required: --list, --out"),
+    ],
+)  # fmt: skip
+def test_wrong_flags_are_usage_errors(arguments: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        evaluate.main(arguments)
+    assert stopped.value.code == 2
+    assert line in capsys.readouterr().err
+
+
+def test_standard_output_is_for_one_thing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(evaluate.main, ("m1", *SCORE, "--csv", "-")) == OK
+    lines = capsys.readouterr().out.splitlines()
+    assert "method,model,set,measure,value,standard_error" in lines
+    assert not any("Verification" in line for line in lines)
+
+
+def test_people_who_were_trained_on_are_warned_of(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("train_half.txt").write_text("".join(f"{person}/{i} {person}\n" for person in (3, 4) for i in range(2)))
+    assert run_command(evaluate.main, ("m1", *SCORE, "--train-list", "train_half.txt")) == OK
+    err = capsys.readouterr().err
+    assert "warning: 2 of " in err
+    assert "people of faces are in train_half.txt too (3, 4)" in err
+    Path("identities.txt").write_text("3 Ann Lee\n4 Bo\n9 Cy\n")
+    Path("elsewhere").mkdir()
+    Path("elsewhere/list.txt").write_text("x/1 0\ny/1 7\n")
+    Path("elsewhere/identities.txt").write_text("0 Ann Lee\n7 Dan\n8 Bo\n")
+    command = ("m1", "--set", "faces=pairs.lmdb,pairs.txt,train.txt", "--train-list", "elsewhere/list.txt")
+    assert run_command(evaluate.main, command) == OK
+    err = capsys.readouterr().err
+    assert "warning: 1 of 3 people of faces are in elsewhere/list.txt too (Ann Lee)" in err
+
+
+def test_bad_pictures_are_named_or_counted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    key = Path("pairs.txt").read_text().split()[0]
+    spoil(folder, key)
+    command = ("m1", "--set", "faces=spoiled.lmdb,pairs.txt")
+    assert f"spoiled.lmdb: key {key!r}: expected a JPEG" in refused(capsys, *command)
+    assert run_command(evaluate.main, (*command, "--skip-bad", "--json", "r.json")) == OK
+    assert "warning: 1 pictures of faces do not decode and are skipped" in capsys.readouterr().err
+    found = json.loads(Path("r.json").read_text())["models"][0]["sets"]["faces"]
+    assert found["counts"]["skipped_pictures"] == 1
+    assert found["counts"]["pairs"] + found["counts"]["skipped_pairs"] == 40
+    assert list(found["skipped"]) == [key]
+
+
+def test_bad_input_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = Path("pairs.txt").read_text()
+    Path("more.txt").write_text(text.replace(text.split()[3], "nobody/0", 1))
+    Path("empty.txt").write_text("\n")
+    Path("uneven.txt").write_text("".join(text.splitlines(keepends=True)[:-1]))
+    Path("wrong.yaml").write_text("faces:\n  lmdb: a\n  pairs: b\n  lable: c\n")
+    Path("odd.yaml").write_text("faces: 3\n")
+    Path("w.safetensors").write_bytes(b"x")
+    cases = {
+        ("m1", "--protocols", "face", "--sets", "sets.yaml"): "--protocols: no set 'face'; did you mean 'faces'?",
+        ("m1", "--protocols", "lwf"): "did you mean 'lfw'?",
+        ("m1", "--protocols", "faces,faces", "--sets", "sets.yaml"): "must name each set once",
+        ("m1",): "--protocols or --set must name what to evaluate on",
+        ("--protocols", "lfw"): "a MODEL or --embeddings must be given",
+        ("m3", *SCORE): "m3: expected a model: a run",
+        ("w.safetensors", *SCORE): "got a file; name its folder",
+        ("train.lmdb", *SCORE): "got another file",
+        ("m1", "--set", "x=pairs.lmdb"): "--set must be NAME=LMDB,PAIRS or",
+        ("m1", "--set", "x=pairs.lmdb,more.txt"): "more.txt: key 'nobody/0' is not in ",
+        ("m1", "--set", "x=pairs.lmdb,empty.txt"): "got an empty file",
+        ("m1", "--set", "x=pairs.lmdb,uneven.txt"): "num_folds = 10 divides, got 39 pairs",
+        ("m1", "--set", "x=nowhere.lmdb,pairs.txt"): "nowhere.lmdb: no such LMDB",
+        ("m1", "--set", "x=pairs.txt,pairs.txt"): "expected a readable LMDB",
+        ("m1", "--protocols", "x", "--sets", "wrong.yaml"): "wrong.yaml, line 1: unknown key 'lable'; did you mean",
+        ("m1", "--protocols", "x", "--sets", "odd.yaml"): "odd.yaml, line 1: expected `NAME: {lmdb: FILE",
+        ("m1", "--protocols", "x", "--sets", "none.yaml"): "no recipe 'none.yaml'",
+        ("m1", *SCORE, "--names", "a,b"): "--names must have one distinct name for each row (m1)",
+        ("m1", *SCORE, "--num-threads", "many"): "--num-threads must be a number in 0..4096",
+        ("m1", *SCORE, "--gpus-per-worker", "1"): "--gpus-per-worker needs --num-workers",
+        ("m1", *SCORE, "--device", "tpu9"): "device must be `cpu` or `cuda`",
+        ("m1", *SCORE, "--json", "m1"): "expected the name of a file to write, got a folder",
+        ("m1", *SCORE, "--train-list", "no.txt"): "no.txt: expected a readable text file",
+    }  # fmt: skip
+    for arguments, line in cases.items():
+        assert line in refused(capsys, *arguments), arguments
+
+
+def test_a_damaged_model_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    described = Path("m1/model.yaml").read_text()
+    weights = Path("m1/model.safetensors").read_bytes()
+    for change, line in {
+        "format: 1->format: 9": "format 9; this version reads format 1",
+        "BGR->RGB": "input must be",
+        "backbone: small->backbone: smal": "did you mean small?",
+        "embedding_dim: 8->embedding_dim: 9": "must have `embed.0.weight` of shape [9, 64]",
+        "input_size: 16->input_size: lots": "network.input_size",
+        "weights: model->weights: ../m2/model": "weights must be a file of the same folder",
+        "sha256: ->sha256: 0": "differs from the one in model.yaml",
+    }.items():
+        old, _, new = change.partition("->")
+        assert old in described
+        Path("m1/model.yaml").write_text(described.replace(old, new))
+        assert line in refused(capsys, "m1", *SCORE), change
+    Path("m1/model.yaml").write_text(described)
+    Path("m1/model.safetensors").write_bytes(weights[:-4])
+    assert "damaged" in refused(capsys, "m1", *SCORE)
+    Path("m1/model.safetensors").unlink()
+    assert "cannot be read" in refused(capsys, "m1", *SCORE)
+
+
+def test_a_model_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+    model = small_model(3)
+    save_model(tmp_path / "m", model, {"run": "x", "generation": 2})
+    [found] = find_models(str(tmp_path / "m"))
+    assert (found.label, found.network, found.origin) == ("m", model.network, {"run": "x", "generation": 2})
+    assert found.load().digest == model.digest
+
+
+def test_seeds_of_one_method_share_a_row() -> None:
+    def result(label: str, source: str, accuracy: float) -> ModelResult:
+        measures = (
+            Measure(name="accuracy", value=accuracy, standard_error=0.5, headline=True),
+            Measure(name="tar@far=0.1", value=None),
+        )
+        return ModelResult(
+            label=label, source=source, facts={}, results={"s": ProtocolResult(measures=measures, counts={})}
+        )
+
+    table = EvaluationTable(
+        results=[result("A", "1", 0.8), result("A", "2", 0.9), result("B", "3", 0.7)], titles={"s": "S"}
+    )
+    assert table.labels == ["A", "B"]
+    assert table.number("A", "s", "accuracy") == Number(value=pytest.approx(0.85), se=pytest.approx(0.05))
+    assert table.number("B", "s", "accuracy") == Number(value=0.7, se=0.5)
+    text = table.as_markdown()
+    assert "| A | **85.00 ± 5.00** |" in text
+    assert "| B | S | - |" in text
+    assert table.number("A", "s", "tar@far=0.1").text("tar@far=0.1") == "-"
+
+
+def test_the_public_sets_are_all_there(tmp_path: Path) -> None:
+    known = recipe_sets(PUBLIC, tmp_path)
+    assert list(known) == [
+        "lfw", "sllfw", "calfw", "cplfw", "agedb_30", "cfp_ff", "cfp_fp", "rfw_african", "rfw_asian", "rfw_caucasian",
+        "rfw_indian",
+    ]  # fmt: skip
+    assert known["lfw"].files.lmdb == str(tmp_path / "lfw/lfw.lmdb")
+    own = given_set("lfw=a,b", tmp_path)
+    assert [one.files.pairs for one in chosen_sets(["calfw", "lfw"], known, [own])] == [
+        str(tmp_path / "calfw/pairs.txt"), str(tmp_path / "b"),
+    ]  # fmt: skip
+
+
+def test_the_root_is_the_flag_or_the_environment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("elsewhere").mkdir()
+    Path("elsewhere/sets.yaml").write_text(Path("sets.yaml").read_text())
+    command = ("../m1", "--protocols", "faces", "--sets", "sets.yaml")
+    monkeypatch.chdir("elsewhere")
+    assert run_command(evaluate.main, command) == FAILED
+    assert run_command(evaluate.main, (*command, "--data.root", "..")) == OK
+    monkeypatch.setenv("LFS_DATA_ROOT", str(folder))
+    assert run_command(evaluate.main, command) == OK
+
+
+def test_curves_are_drawn_where_there_is_what_draws_them(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if look.importlib.util.find_spec("lfs.roc_plot"):
+        assert run_command(evaluate.main, ("m1", "m2", *SCORE, "--roc", "figures")) == OK
+        assert Path("figures/faces.png").read_bytes().startswith(b"\x89PNG")
+        assert set(pd.read_csv("figures/faces.csv")["set"]) == {"m1", "m2"}
+    else:
+        assert "--roc needs lfs.roc_plot" in refused(capsys, "m1", *SCORE, "--roc", "figures")
+
+
+def test_embeddings_stand_in_for_a_model(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("e.npy", "e.parquet"):
+        made = ("embed", "m1", "--lmdb", "train.lmdb", "--list", "train.txt", "--out", name)
+        assert run_command(evaluate.main, made) == OK
+    assert run_command(evaluate.main, ("m1", *SCORE, "--json", "m.json")) == OK
+    expected = json.loads(Path("m.json").read_text())["models"][0]["sets"]["faces"]["measures"]
+    for name in ("e.npy", "faces=e.parquet"):
+        for model in ((), ("m1",)):
+            command = (*model, *SCORE, "--embeddings", name, "--json", "e.json", "--overwrite")
+            assert run_command(evaluate.main, command) == OK
+            found = json.loads(Path("e.json").read_text())["models"][0]["sets"]["faces"]["measures"]
+            assert found["accuracy"] == pytest.approx(expected["accuracy"])
+            assert found["auc"]["value"] == pytest.approx(expected["auc"]["value"], abs=0.02)
+    capsys.readouterr()
+    np.save("wide.npy", np.ones((60, 9), np.float32))
+    Path("wide.keys.txt").write_text(Path("train.txt").read_text())
+    cases = {
+        ("m2", *SCORE, "--embeddings", "e.npy"): "embeddings are of another model",
+        ("m1", *SCORE, "--embeddings", "wide.npy"): "must have the 8 numbers of m1, got 9",
+        ("m1", "m2", *SCORE, "--embeddings", "e.npy"): "--embeddings are of one model",
+        ("m1", *SCORE, "--no-flip", "--embeddings", "e.npy"): "made with flip averaging, and without it is asked for",
+        (*SCORE, "--embeddings", "face=e.npy"): "--embeddings: no set 'face' is evaluated; there are faces",
+        (*SCORE, "--embeddings", "e.npy", "--embeddings", "e.npy"): "must name one file for each set",
+        (*SCORE, "--embeddings", "e.npy", "--embeddings", "faces=wide.npy"): "must all be of one length",
+        (*SCORE, "--set", "b=pairs.lmdb,pairs.txt", "--embeddings", "faces=e.npy"): "set b has no embeddings",
+        (*SCORE, "--embeddings", "pairs.txt"): "expected embeddings in a .npy or .parquet file, got '.txt'",
+    }
+    for arguments, line in cases.items():
+        assert line in refused(capsys, *arguments), arguments
+
+
+def test_a_recipe_is_plain_yaml() -> None:
+    from lfs.options import RECIPES
+
+    values = yaml.safe_load((RECIPES / f"{PUBLIC}.yaml").read_text())
+    assert all({"lmdb", "pairs", "title"} <= set(entry) for entry in values.values())

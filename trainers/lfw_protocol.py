@@ -1,0 +1,121 @@
+"""Verification in the form of LFW: listed pairs in ten folds, each judged at the threshold of the others.
+
+Source: Huang et al. 2007, Labeled Faces in the Wild, view 2; CALFW, CPLFW, SLLFW, AgeDB-30, CFP and RFW have its form.
+"""
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from search_space.errors import UserError
+from trainers.config import PairsConfig
+from trainers.data.verification_set import ListedPairs, VerificationSet
+from trainers.metrics import Metric
+from trainers.protocol import Embedded, Measure, PictureSet, ProtocolResult, held
+from trainers.verification import cosine_scores, evaluate_metric, fold_accuracies, fold_thresholds, roc_points
+
+FARS = (1e-1, 1e-2, 1e-3, 1e-4)
+NUM_BOOTSTRAP = 200
+
+
+class LfwProtocol:
+    """Accuracy over folds, thresholds, TAR at FARs, AUC of one set of pairs.
+
+    Args:
+        pairs: `key1 key2 1|0` per line, equal folds in file order.
+        fars: rates that TAR is wanted at; one that stands for less than one impostor pair cannot be told.
+    """
+
+    def __init__(
+        self, name: str, lmdb: Path, pairs: Path, *, num_folds: int = 10, fars: tuple[float, ...] = FARS,
+        num_bootstrap: int = NUM_BOOTSTRAP,
+    ) -> None:  # fmt: skip
+        self.name, self.lmdb, self.pairs, self.num_folds = name, lmdb, pairs, num_folds
+        self.fars, self.num_bootstrap = fars, num_bootstrap
+
+    @cached_property
+    def _set(self) -> VerificationSet:
+        config = PairsConfig(lmdb=(str(self.lmdb),), pairs=(str(self.pairs),), num_folds=self.num_folds)
+        return VerificationSet(config, 0, "", 112)
+
+    @property
+    def listed(self) -> ListedPairs:
+        """The pairs.
+
+        Raises:
+            UserError: the pairs file cannot be used.
+        """
+        assert self._set.listed
+        return self._set.listed
+
+    def needs(self) -> tuple[PictureSet, ...]:
+        """The distinct pictures of the pairs, in the order of their first appearance.
+
+        Raises:
+            UserError: the pairs file cannot be used.
+        """
+        return (PictureSet(name=self.name, lmdb=self.lmdb, keys=self._set.keys),)
+
+    def line_of(self, row: int) -> int:
+        """The first line of the pairs file with the picture of a row."""
+        return int(self.listed.lines[((self.listed.left == row) | (self.listed.right == row)).argmax()])
+
+    def evaluate(self, embeddings: Mapping[str, Embedded]) -> ProtocolResult:
+        """Pairs with a picture that was skipped (a row of NaN) are left out, and counted.
+
+        Raises:
+            UserError: nothing is left of a fold, or of one kind of pair in it.
+        """
+        listed, vectors = self.listed, held(embeddings[self.name])
+        usable = np.asarray(np.isfinite(vectors).all(axis=1), np.bool_)
+        kept = usable[listed.left] & usable[listed.right]
+        same, fold = listed.same[kept], listed.fold[kept]
+        self._refuse_empty_folds(same, fold)
+        scores = cosine_scores(np.where(usable[:, None], vectors, 0), listed.left[kept], listed.right[kept])
+        counts = {"pictures": len(vectors), "pairs": len(same), "genuine": int(same.sum())}
+        counts |= {"skipped_pictures": int((~usable).sum()), "skipped_pairs": int((~kept).sum())}
+        return ProtocolResult(measures=self._measures(scores, same, fold), counts=counts, scored=(scores, same))
+
+    def _measures(
+        self, scores: npt.NDArray[np.float64], same: npt.NDArray[np.bool_], fold: npt.NDArray[np.int64]
+    ) -> tuple[Measure, ...]:
+        accuracies = fold_accuracies(scores, same, fold)
+        thresholds = fold_thresholds(scores, same, fold)
+        auc = evaluate_metric("auc", scores, same, fold, self.num_bootstrap)
+        return (
+            Measure(
+                name="accuracy", value=float(accuracies.mean()), standard_error=error_of_mean(accuracies), headline=True
+            ),
+            Measure(name="threshold", value=float(thresholds.mean())),
+            *self._tars(scores, same),
+            Measure(name="auc", value=auc.value, standard_error=auc.standard_error),
+        )
+
+    def _tars(self, scores: npt.NDArray[np.float64], same: npt.NDArray[np.bool_]) -> list[Measure]:
+        num_impostor = int((~same).sum())
+        told = [far for far in self.fars if far * num_impostor >= 1 - 1e-9]  # 1e-3 of 1000 pairs is one of them
+        points = roc_points(scores, same, told, self.num_bootstrap)
+        errors = np.std(points.replicates, axis=0, ddof=1)
+        known = {far: (float(points.tars[i]), float(errors[i])) for i, far in enumerate(told)}
+        names = {far: str(Metric(kind="tar", far=far)) for far in self.fars}
+        none = (None, None)
+        return [
+            Measure(name=name, value=known.get(far, none)[0], standard_error=known.get(far, none)[1])
+            for far, name in names.items()
+        ]
+
+    def _refuse_empty_folds(self, same: npt.NDArray[np.bool_], fold: npt.NDArray[np.int64]) -> None:
+        for number in range(self.num_folds):
+            if len(set(same[fold == number].tolist())) < 2:
+                raise UserError(
+                    f"{self.pairs}: expected both kinds of pairs in each of {self.num_folds} folds, got one kind alone "
+                    f"or none in fold {number} after pictures that do not decode were skipped"
+                )
+
+
+def error_of_mean(values: npt.NDArray[np.float64]) -> float:
+    """Standard deviation over folds / sqrt(number of folds), the form that LFW results are given in."""
+    return float(np.std(values, ddof=1) / np.sqrt(len(values)))

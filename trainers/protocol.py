@@ -1,0 +1,107 @@
+"""What an evaluation protocol is: the pictures that it needs embeddings of, and what it makes of them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+
+class Keyed(Protocol):
+    """Keys by number, in the order of their pictures; a tuple of texts is one, and so is `trainers.data.lists.Keys`."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[str]: ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PictureSet:
+    """Pictures in an order that counts."""
+
+    name: str
+    """Unlike that of any other set of an evaluation: `lfw`, or `megaface/distractors`."""
+
+    lmdb: Path
+    keys: Keyed
+    """[n] distinct."""
+
+
+class Embedded(Protocol):
+    """Embeddings of a set, in the order of its keys; maybe too many to hold at once."""
+
+    def __len__(self) -> int:
+        """n, that of the set."""
+        ...
+
+    def chunks(self, rows: int) -> Iterator[npt.NDArray[Any]]:
+        """[m, dim] in order, m at most `rows`, not normalised; a row of NaN for a picture that is skipped."""
+        ...
+
+
+class InMemory:
+    """Embeddings [n, dim] that are held."""
+
+    def __init__(self, embeddings: npt.NDArray[np.float32]) -> None:
+        self._embeddings = embeddings
+
+    def __len__(self) -> int:
+        return len(self._embeddings)
+
+    def chunks(self, rows: int) -> Iterator[npt.NDArray[Any]]:
+        """See `Embedded`."""
+        for start in range(0, len(self), rows):
+            yield self._embeddings[start : start + rows]
+
+
+def held(embedded: Embedded) -> npt.NDArray[np.float32]:
+    """All of them at once, [n, dim]."""
+    parts = [np.asarray(part, np.float32) for part in embedded.chunks(max(1, len(embedded)))]
+    return np.concatenate(parts) if parts else np.empty((0, 0), np.float32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """One number that a protocol comes to."""
+
+    name: str
+    """As metrics are named elsewhere: `accuracy`, `tar@far=0.001`, `threshold`."""
+
+    value: float | None
+    """None: the set is too small to tell."""
+
+    standard_error: float | None = None
+    """None: not known."""
+
+    headline: bool = False
+    """It stands in the first table, where methods are compared set by set."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ProtocolResult:
+    """What one model comes to in one protocol."""
+
+    measures: tuple[Measure, ...]
+    counts: dict[str, int]
+    """Pairs, pictures, what was skipped: whatever says how much the measures rest on."""
+
+    scored: tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]] | None = field(default=None, repr=False)
+    """Scores and whether genuine, [num_pairs] each, if there are so few that a ROC curve can be drawn of them."""
+
+
+class EvaluationProtocol(Protocol):
+    """One protocol on one set of files."""
+
+    @property
+    def name(self) -> str:
+        """The name that it was asked for by."""
+        ...
+
+    def needs(self) -> Sequence[PictureSet]:
+        """The pictures that must be embedded; files are read, and refused, here."""
+        ...
+
+    def evaluate(self, embeddings: Mapping[str, Embedded]) -> ProtocolResult:
+        """The result, from the embeddings of each set by the set's name."""
+        ...
