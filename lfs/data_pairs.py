@@ -5,9 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lfs.commands import OK
+from lfs.overlap import identities, overlap_line
 from lfs.terminal import printable
 from search_space.errors import UserError
-from trainers.data.identity_names import identity_names, names_of_list, shared_identities_warning
 from trainers.data.lfw_pairs import DEFAULT_KEY, key_pattern, pair_lines, read_official_pairs
 from trainers.data.lists import Keys, line_of_row, read_list
 from trainers.data.lmdb_source import LmdbSource
@@ -82,10 +82,10 @@ def run_pairs(options: argparse.Namespace) -> int:
     numbers = zip(lefts, rights, made.same.tolist(), strict=True)
     write_lines(options.out, (f"{left} {right} {int(same)}" for left, right, same in numbers))
     print(printable(_summary(options.out, made)))
-    names = identity_names(keys) if options.apart_from else set()
+    people = identities(Path(options.list)) if options.apart_from else set()
     for other in options.apart_from:
-        if warning := shared_identities_warning(options.list, names, other, names_of_list(other)):
-            print(printable(warning))
+        if line := overlap_line(options.list, people, other, identities(Path(other))):
+            print(printable(f"warning: {line}"))
     return OK
 
 

@@ -19,9 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from lfs.locations import first_line
-from trainers.parquet_structure import MAX_BYTES, MAX_VALUES, Limits, check_parquet
 from search_space.errors import UserError, shown
 from trainers.data.lists import Keys, read_keys
+from trainers.parquet_structure import MAX_BYTES, MAX_VALUES, Limits, check_parquet
 from trainers.untrusted import open_file, parse_json, read_file
 
 METADATA = b"lfs"
