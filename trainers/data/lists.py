@@ -4,18 +4,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, NoReturn, overload
+from typing import overload
 
 import numpy as np
 import numpy.typing as npt
 
 from search_space.errors import UserError
-from trainers.untrusted import read_file
-
-Integers = npt.NDArray[np.int64]
-
-MAX_LIST_BYTES = 4 * 2**30
-"""About a hundred million pictures; reading takes several times as much memory."""
+from trainers.data.text_fields import (
+    Integers,
+    parse_numbers,
+    read_fields,
+    read_text,
+    refuse_empty,
+    refuse_line,
+    split_fields,
+)
 
 
 class Keys(Sequence[str]):
@@ -66,16 +69,6 @@ class Keys(Sequence[str]):
             yield self._text[start:end].decode()
 
 
-class _Fields(NamedTuple):
-    """Fields of a text file, [num_lines, num_fields] each; blank lines are left out."""
-
-    text: bytes
-    starts: Integers
-    ends: Integers
-    lines: Integers
-    """[num_lines] number of each line in the file, from 1."""
-
-
 def read_list(path: str | Path, *, gaps: bool = False) -> tuple[Keys, Integers]:
     """Read `lmdb_key label` lines.
 
@@ -87,8 +80,8 @@ def read_list(path: str | Path, *, gaps: bool = False) -> tuple[Keys, Integers]:
         UserError: not two fields, a label that is no integer >= 0, a label that no picture has, an empty file.
     """
     law = "`lmdb_key label`"
-    fields = _read_fields(Path(path), 2, law)
-    labels = _parse_labels(Path(path), fields, law)
+    fields = read_fields(Path(path), 2, law)
+    labels = parse_numbers(Path(path), fields, 1, f"{law} with an integer label >= 0")
     if not gaps:
         _check_contiguous(Path(path), labels, fields.lines)
     return Keys(fields.text, fields.starts[:, 0], fields.ends[:, 0]), labels
@@ -100,9 +93,12 @@ def read_keys(path: str | Path) -> Keys:
     Raises:
         UserError: neither one nor two fields in a line, an empty file.
     """
-    text = _read_text(Path(path))
+    text = read_text(Path(path))
     num_fields = len((text.lstrip()[:10_000].splitlines() or [b""])[0].split())
-    fields = _split(Path(path), text, 2 if num_fields == 2 else 1, "`lmdb_key` or `lmdb_key label`")
+    law = "`lmdb_key` or `lmdb_key label`"
+    fields = split_fields(Path(path), text, 2 if num_fields == 2 else 1, law)
+    if not len(fields.lines):
+        refuse_empty(Path(path), law)
     return Keys(fields.text, fields.starts[:, 0], fields.ends[:, 0])
 
 
@@ -130,11 +126,11 @@ def read_pairs(path: str | Path, num_folds: int) -> Pairs:
             with only one kind of pair (no threshold could be chosen on it), an empty file.
     """
     path, law = Path(path), "`key1 key2 1|0`"
-    text, starts, ends, lines = fields = _read_fields(path, 3, law)
+    text, starts, ends, lines, _ = fields = read_fields(path, 3, law)
     flags = np.frombuffer(text, np.uint8)[starts[:, 2]]
     wrong = (ends[:, 2] - starts[:, 2] != 1) | ((flags != ord("0")) & (flags != ord("1")))
     if wrong.any():
-        _refuse_line(path, fields, int(wrong.argmax()), law)
+        refuse_line(path, fields, int(wrong.argmax()), law)
     if len(lines) % num_folds:
         raise UserError(
             f"{path}: expected a number of pairs that num_folds = {num_folds} divides, got {len(lines)} pairs"
@@ -152,6 +148,26 @@ def line_of_row(path: str | Path, row: int) -> int:
         return next(islice(numbers, row, None))
 
 
+def first_repeated(keys: Keys) -> int | None:
+    """Number of the first key that was there before; None: all are distinct. Hashes are held, not texts."""
+    hashes = np.fromiter(map(hash, keys), np.int64, len(keys))
+    order = np.argsort(hashes, kind="stable")
+    equal = np.flatnonzero(hashes[order][1:] == hashes[order][:-1])
+    seen = set()
+    for number in np.unique(np.concatenate((order[equal], order[equal + 1]))).tolist():
+        if keys[number] in seen:
+            return int(number)
+        seen.add(keys[number])
+    return None
+
+
+def refuse_repeated(path: str | Path, keys: Keys) -> None:
+    """Raise `UserError` for the first key of a list that was there before."""
+    row = first_repeated(keys)
+    if row is not None:
+        raise UserError(f"line {line_of_row(path, row)} of {path}: expected each key once, got {keys[row]!r} again")
+
+
 def _check_folds(path: Path, same: npt.NDArray[np.bool_], lines: Integers) -> None:
     num_folds, num_pairs = same.shape
     num_same = same.sum(axis=1)
@@ -161,59 +177,6 @@ def _check_folds(path: Path, same: npt.NDArray[np.bool_], lines: Integers) -> No
             f"{path}: expected both kinds of pairs in each of {num_folds} folds, got no {kind} in fold {fold} "
             f"(lines {lines[fold, 0]} to {lines[fold, -1]}); mix the kinds over the file or set another num_folds"
         )
-
-
-def _read_fields(path: Path, num_fields: int, law: str) -> _Fields:
-    """The fields of a whole file; see `_split`."""
-    return _split(path, _read_text(path), num_fields, law)
-
-
-def _split(path: Path, text: bytes, num_fields: int, law: str) -> _Fields:
-    """Split a text at white space, vectorised, and insist on `num_fields` in every line that is not blank."""
-    buffer = np.frombuffer(text, np.uint8)
-    is_field = np.concatenate(([False], buffer > ord(" "), [False]))
-    edges = np.flatnonzero(is_field[1:] != is_field[:-1])
-    starts, ends = edges[0::2], edges[1::2]
-    if not len(starts):
-        raise UserError(f"{path}: expected lines of {law}, got an empty file")
-    line_ends = np.concatenate((np.flatnonzero(buffer == ord("\n")), [len(buffer)]))
-    counts = np.diff(np.searchsorted(starts, line_ends), prepend=0)  # [num_lines] fields in each
-    wrong = (counts != num_fields) & (counts != 0)
-    if wrong.any():
-        number = int(wrong.argmax())
-        raise UserError(f"line {number + 1} of {path}: expected {law}, got {_line(text, number + 1)!r}")
-    shape = (-1, num_fields)
-    return _Fields(text, starts.reshape(shape), ends.reshape(shape), np.flatnonzero(counts) + 1)
-
-
-def _read_text(path: Path) -> bytes:
-    try:
-        text = read_file(path, MAX_LIST_BYTES)
-    except OSError as error:
-        raise UserError(f"{path}: expected a readable text file, got: {error.strerror}") from None
-    text = text.removeprefix(b"\xef\xbb\xbf")  # a byte order mark would become part of the first key
-    try:
-        text.decode()
-    except UnicodeDecodeError as error:
-        number = text.count(b"\n", 0, error.start) + 1
-        raise UserError(f"line {number} of {path}: expected UTF-8 text, got byte 0x{text[error.start]:02x}") from None
-    return text
-
-
-def _parse_labels(path: Path, fields: _Fields, law: str) -> Integers:
-    buffer = np.frombuffer(fields.text, np.uint8)
-    starts, ends = fields.starts[:, 1], fields.ends[:, 1]
-    lengths = ends - starts
-    labels = np.zeros(len(starts), np.int64)
-    wrong = lengths > 9  # also keeps the sum below from overflowing
-    for position in range(min(int(lengths.max()), 9)):
-        here = lengths > position
-        digits = buffer[starts[here] + position].astype(np.int64) - ord("0")
-        wrong[here] |= (digits < 0) | (digits > 9)
-        labels[here] = labels[here] * 10 + digits
-    if wrong.any():
-        _refuse_line(path, fields, int(wrong.argmax()), f"{law} with an integer label >= 0")
-    return labels
 
 
 def _check_contiguous(path: Path, labels: Integers, lines: Integers) -> None:
@@ -226,13 +189,3 @@ def _check_contiguous(path: Path, labels: Integers, lines: Integers) -> None:
         f"line {line} of {path}: expected labels without gaps from 0, got {present[missing]} but no {missing} "
         f"anywhere; number the {len(present)} identities 0 to {len(present) - 1}"
     )
-
-
-def _refuse_line(path: Path, fields: _Fields, row: int, law: str) -> NoReturn:
-    number = int(fields.lines[row])
-    raise UserError(f"line {number} of {path}: expected {law}, got {_line(fields.text, number)!r}")
-
-
-def _line(text: bytes, number: int) -> str:
-    line = text.split(b"\n")[number - 1].decode().strip()
-    return line if len(line) <= 100 else line[:97] + "..."
