@@ -4,12 +4,14 @@
     X.parquet        columns key (text), label (int64, may be missing), embedding (list of floats, all of one length)
 
 Both are written by `python -m lfs.evaluate embed`, with a description of the model (X.model.json, or the table's
-metadata). Files may be larger than memory: .npy is mapped, Parquet is read a few rows at a time.
+metadata). Files may be larger than memory: they are read a few rows at a time, and never mapped, since a map of a file
+that is cut short ends the process.
 """
 
 import mmap
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +22,18 @@ import pyarrow.parquet
 
 from lfs.locations import first_line
 from search_space.errors import UserError, shown
-from trainers.data.lists import Keys, read_keys
+from trainers.data.lists import Integers, Keys, read_keys
+from trainers.identification import NpyDistractors
 from trainers.parquet_structure import MAX_BYTES, MAX_VALUES, Limits, check_parquet
+from trainers.protocol import Keyed
 from trainers.untrusted import open_file, parse_json, read_file
 
 METADATA = b"lfs"
 MAX_DIM = 2**16
 BLOCK_VALUES = 2**22
-"""Numbers of a Parquet file that are held at a time: 16 MB."""
+"""Numbers of a file that are held at a time: 16 MB."""
 
-FLOATS = ("float16", "float32", "float64")
+BLOCK_KEYS = 2**16
 
 
 def keys_file(path: Path) -> Path:
@@ -61,33 +65,60 @@ class EmbeddingFile:
         """(keys, [m, dim]) in order."""
         raise NotImplementedError
 
-    def take(self, keys: Sequence[str]) -> npt.NDArray[np.float32]:
-        """[len(keys), dim] embeddings by key, in one pass over the file and the memory of the result.
+    def names(self) -> Iterator[str]:
+        """The keys in order."""
+        raise NotImplementedError
 
+    def spread(self, keys: Keyed, put: Callable[[Integers, npt.NDArray[Any]], None]) -> npt.NDArray[np.bool_]:
+        """Hand over embeddings by key, in one pass over the file.
+
+        Args:
+            put: is given numbers of keys [m] and embeddings [m, dim], several times.
+        Returns:
+            [len(keys)] which of them the file has.
         Raises:
-            UserError: a key that the file does not have, or has twice; an embedding that is not finite.
+            UserError: a key that the file has twice, an embedding that is not finite.
         """
         place = {key: row for row, key in enumerate(keys)}
-        found = np.empty((len(keys), self.dim), np.float32)
-        seen = np.zeros(len(keys), np.bool_)
+        seen = np.zeros(len(place), np.bool_)
         for block, embeddings in self.blocks():
             here = [(place[key], row) for row, key in enumerate(block) if key in place]
             if not here:
                 continue
             to, source = (np.array(side) for side in zip(*here, strict=True))
+            names = [block[row] for row in source.tolist()]
             if seen[to].any() or len(np.unique(to)) < len(to):
                 rows, counts = np.unique(to, return_counts=True)
-                twice = to[seen[to]] if seen[to].any() else rows[counts > 1]
-                raise UserError(f"{self.path}: expected each key once, got {keys[int(twice[0])]!r} twice")
-            found[to], seen[to] = embeddings[source], True
+                twice = int(to[seen[to]][0] if seen[to].any() else rows[counts > 1][0])
+                raise UserError(f"{self.path}: expected each key once, got {names[to.tolist().index(twice)]!r} twice")
+            values = embeddings[source]
+            finite = np.isfinite(values).all(axis=1)
+            if not finite.all():
+                raise UserError(f"{self.path}: embeddings must be finite, got key {names[int(finite.argmin())]!r}")
+            put(to, values)
+            seen[to] = True
+        return seen
+
+    def take(self, keys: Sequence[str]) -> npt.NDArray[np.float32]:
+        """[len(keys), dim] embeddings by key, in the memory of the result.
+
+        Raises:
+            UserError: as `spread`, or a key that the file does not have.
+        """
+        found = np.empty((len(keys), self.dim), np.float32)
+
+        def put(rows: Integers, embeddings: npt.NDArray[Any]) -> None:
+            found[rows] = embeddings
+
+        self.refuse_missing(keys, self.spread(keys, put))
+        return found
+
+    def refuse_missing(self, keys: Keyed, seen: npt.NDArray[np.bool_]) -> None:
+        """Raise `UserError` unless all keys were seen."""
         if not seen.all():
-            key = keys[int(seen.argmin())]
+            key = next(islice(keys, int(seen.argmin()), None))
             law = f"{self.path}: key {key!r} has no embedding here"
             raise UserError(f"{law} ({int((~seen).sum()):,} of {len(keys):,} have none); embed this set too")
-        finite = np.isfinite(found).all(axis=1)
-        if not finite.all():
-            raise UserError(f"{self.path}: embeddings must be finite, got key {keys[int(finite.argmin())]!r}")
-        return found
 
 
 def open_embeddings(path: str | Path) -> EmbeddingFile:
@@ -111,38 +142,32 @@ class NpyEmbeddings(EmbeddingFile):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        open_file(path).close()  # neither a pipe nor a device
-        try:
-            self._array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except OSError:
-            raise
-        except Exception as error:  # numpy's parser of headers raises whatever Python's does
-            raise UserError(f"{path}: expected an .npy file: {first_line(error)[:200]}") from None
-        if not isinstance(self._array, np.ndarray) or self._array.ndim != 2 or self._array.dtype.name not in FLOATS:
-            got = f"{self._array.dtype} {list(self._array.shape)}" if isinstance(self._array, np.ndarray) else "another"
-            raise UserError(f"{path}: expected floats [n, dim], got {got[:200]}")
-        rows, self.dim = self._array.shape
+        self._rows = NpyDistractors(path)
+        self.dim = self._rows.dim
         _refuse_dim(path, self.dim)
         self.keys: Keys = read_keys(keys_file(path))
-        if len(self.keys) != rows:
-            law = f"{keys_file(path)}: expected a key for each of {rows:,} rows of {path.name}"
+        if len(self.keys) != len(self):
+            law = f"{keys_file(path)}: expected a key for each of {len(self):,} rows of {path.name}"
             raise UserError(f"{law}, got {len(self.keys):,}")
         self.made_by = _description(description_file(path))
 
     def __len__(self) -> int:
-        return len(self._array)
+        return len(self._rows)
 
     def chunks(self, rows: int) -> Iterator[npt.NDArray[Any]]:
         """See `EmbeddingFile`."""
-        for start in range(0, len(self), rows):
-            yield self._array[start : start + rows]
+        return self._rows.chunks(rows)
+
+    def names(self) -> Iterator[str]:
+        """See `EmbeddingFile`."""
+        return iter(self.keys)
 
     def blocks(self) -> Iterator[tuple[list[str], npt.NDArray[Any]]]:
         """See `EmbeddingFile`."""
-        rows = max(1, BLOCK_VALUES // self.dim)
-        for start in range(0, len(self), rows):
-            part = np.arange(start, min(start + rows, len(self)))
-            yield self.keys.take(part), self._array[start : start + rows]
+        row = 0
+        for part in self._rows.chunks(max(1, BLOCK_VALUES // self.dim)):
+            yield self.keys.take(np.arange(row, row + len(part))), part
+            row += len(part)
 
 
 class ParquetEmbeddings(EmbeddingFile):
@@ -198,22 +223,30 @@ class ParquetEmbeddings(EmbeddingFile):
 
     def chunks(self, rows: int) -> Iterator[npt.NDArray[Any]]:
         """See `EmbeddingFile`."""
-        for _, part in self._batches(["embedding"], rows):
-            yield part
+        for batch in self._batches(["embedding"], rows):
+            yield self._matrix(batch.column("embedding"))
+
+    def names(self) -> Iterator[str]:
+        """See `EmbeddingFile`."""
+        for batch in self._batches(["key"], BLOCK_KEYS):
+            yield from self._keys(batch)
 
     def blocks(self) -> Iterator[tuple[list[str], npt.NDArray[Any]]]:
         """See `EmbeddingFile`."""
-        for batch, part in self._batches(["key", "embedding"], max(1, BLOCK_VALUES // self.dim)):
-            keys = batch.column("key")
-            if keys.null_count:
-                raise UserError(f"{self.path}: expected a key in every row, got a row without")
-            yield keys.to_pylist(), part
+        for batch in self._batches(["key", "embedding"], max(1, BLOCK_VALUES // self.dim)):
+            yield self._keys(batch), self._matrix(batch.column("embedding"))
 
-    def _batches(self, columns: list[str], rows: int) -> Iterator[tuple[pa.RecordBatch, npt.NDArray[Any]]]:
+    def _keys(self, batch: pa.RecordBatch) -> list[str]:
+        column = batch.column("key")
+        if column.null_count:
+            raise UserError(f"{self.path}: expected a key in every row, got a row without")
+        keys: list[str] = column.to_pylist()
+        return keys
+
+    def _batches(self, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
         try:
             with self._open() as table:
-                for batch in table.iter_batches(batch_size=rows, columns=columns, use_threads=False):
-                    yield batch, self._matrix(batch.column("embedding"))
+                yield from table.iter_batches(batch_size=rows, columns=columns, use_threads=False)
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise UserError(f"{self.path}: damaged: {first_line(error)[:200]}") from None
 

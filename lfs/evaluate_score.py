@@ -5,6 +5,18 @@ Examples:
     python -m lfs.evaluate runs/A runs/B --protocols lfw,agedb_30 --csv scores.csv --roc figures
     python -m lfs.evaluate runs/NAME --set mine=faces.lmdb,pairs.txt,list.txt --train-list train.txt
     python -m lfs.evaluate --embeddings lfw=lfw.npy --embeddings agedb_30=agedb.parquet --protocols lfw,agedb_30
+    python -m lfs.evaluate runs/NAME --protocols megaface,trillion_pairs,ijbb,ijbc --data.root /path/to/sets
+    python -m lfs.evaluate runs/NAME --sets mine.yaml --protocols mf
+    python -m lfs.evaluate --protocols ijbc --embeddings ijbc.parquet
+    python -m lfs.evaluate --protocols megaface --embeddings megaface/probes=p.npy --embeddings d.npy
+
+--set is for pairs in the form of LFW. For the other forms write a recipe for --sets, one entry per set:
+    NAME: {protocol: megaface, lmdb: probes.lmdb, probes: probes.txt, distractors_lmdb: d.lmdb, distractors: d.txt}
+        (may have probe_noise, distractor_noise: one key per line; counts: [1000, 1000000])
+    NAME: {protocol: trillion_pairs, ...}                          the same without counts
+    NAME: {protocol: ijbc, lmdb: faces.lmdb, templates: t.txt, pairs: p.txt}
+        (`key template medium` and `template1 template2 1|0` per line)
+Paths start at --data.root. configs/sets/public.yaml has the public sets.
 """
 
 import argparse
@@ -41,7 +53,13 @@ def add_parser(actions: Any) -> None:
     add = made.add_argument
     add("models", nargs="*", metavar="MODEL", help="runs (RUN, RUN@G), comparisons, exported folders; a row each")
     add("--protocols", default="", metavar="NAMES", help="sets of the recipe, comma separated: lfw,agedb_30,...")
-    add("--set", action="append", default=[], metavar="NAME=LMDB,PAIRS[,LABELS]", help="a further set; may come often")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=LMDB,PAIRS[,LABELS]",
+        help="a further set of pairs; may come often",
+    )
     add("--sets", default=PUBLIC, metavar="RECIPE", help=f"YAML file of named sets [{PUBLIC}, in configs/]")
     add("--data.root", dest="root", default="", metavar="DIR", help=f"where sets' paths start [${ROOT_VARIABLE} or .]")
     add(
@@ -154,8 +172,8 @@ def warn_of_overlaps(
     for file in named or known:
         trained = identities(Path(file).expanduser())
         for one, protocol in zip(sets, evaluation.protocols, strict=True):
-            keys = {key for picture_set in protocol.needs() for key in picture_set.keys}
-            tested = identities(Path(one.files.labels), keys) if one.files.labels else identities_of_keys(keys)
+            keys = {key for picture_set in protocol.needs() if picture_set.tested for key in picture_set.keys}
+            tested = identities(Path(one.who), keys) if one.who else identities_of_keys(keys)
             if line := overlap_line(one.name, tested, file, trained):
                 view.warn(line)
 

@@ -1,29 +1,26 @@
 """Models through protocols: pictures embedded, or embeddings read, and what comes of them."""
 
 import contextlib
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from operator import eq
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lfs.embed_workers import Workers
 from lfs.embedding_file import EmbeddingFile
+from lfs.embedding_room import FileRows, Room, room
 from lfs.model_file import ModelFile
 from lfs.view import View
 from search_space.errors import UserError
 from trainers.data.lists import Keys
 from trainers.data.lmdb_source import LmdbSource
 from trainers.embedder import BackboneModel, EmbedOptions, Shard
-from trainers.protocol import Embedded, EvaluationProtocol, InMemory, PictureSet, ProtocolResult
+from trainers.protocol import Embedded, EvaluationProtocol, PictureSet, Progress, ProtocolResult
 
 ROWS = 1024
 """Pictures of a set that are embedded in one piece."""
-
-HELD_BYTES = 2**30
-"""Embeddings of a set that are more than this are kept in a temporary file."""
 
 MAX_KEYS_LOOKED_UP = 500_000
 
@@ -71,6 +68,8 @@ class Evaluation:
             for picture_set in protocol.needs():
                 if self._file(picture_set) is None:
                     refuse_missing(protocol, picture_set)
+            for note in protocol.notes():
+                self.view.warn(note)
 
     def of_model(self, found: ModelFile) -> ModelResult:
         """A model through all protocols.
@@ -110,7 +109,7 @@ class Evaluation:
         for protocol in self.protocols:
             with contextlib.ExitStack() as stack:
                 embedded = {one.name: stack.enter_context(self._embedded(made, model, one)) for one in protocol.needs()}
-                made.results[protocol.name] = protocol.evaluate(embedded)
+                made.results[protocol.name] = protocol.evaluate(embedded, self._progress(f"scoring {protocol.name}"))
         return made
 
     def _file(self, picture_set: PictureSet) -> EmbeddingFile | None:
@@ -119,22 +118,44 @@ class Evaluation:
     @contextlib.contextmanager
     def _embedded(self, made: ModelResult, model: BackboneModel | None, one: PictureSet) -> Iterator[Embedded]:
         file = self._file(one)
-        if file is not None:
-            yield InMemory(file.take(tuple(one.keys)))
+        if file is not None and has_in_order(file, one):
+            yield FileRows(file)
             return
-        assert model
-        with room((len(one.keys), model.network.embedding_dim)) as array:
-            bad = self._fill(array, f"{made.label} on {one.name}", model, one)
-            if bad:
-                made.skipped[one.name] = bad
-                few = "; ".join(reason for _, reason in bad[:3]) + ("; ..." if len(bad) > 3 else "")
-                self.view.warn(f"{len(bad):,} pictures of {one.name} do not decode and are skipped: {few}")
-            yield InMemory(array)
+        assert file or model
+        dim = file.dim if file else model.network.embedding_dim if model else 0
+        with room(len(one.keys), dim) as place:
+            if file:
+                self._copy(place, made, file, one)
+            elif model:
+                self._fill(place, made, model, one)
+            yield place
 
-    def _fill(
-        self, array: npt.NDArray[np.float32], title: str, model: BackboneModel, one: PictureSet
-    ) -> list[tuple[str, str]]:
-        """Embed a set; (key, reason) of what was skipped."""
+    def _progress(self, title: str) -> Progress:
+        """A bar that is there once there is something to tell."""
+        bars: list[Progress] = []
+
+        def update(done: int, total: int) -> None:
+            if not bars:
+                bars.append(self.view.progress(title))
+            bars[0](done, total)
+
+        return update
+
+    def _copy(self, place: Room, made: ModelResult, file: EmbeddingFile, one: PictureSet) -> None:
+        """Embeddings of a file by key. Those that it lacks are skipped if what does not decode is."""
+        seen = file.spread(one.keys, place.put)
+        if not self.options.skip_bad or not seen.any():
+            file.refuse_missing(one.keys, seen)
+        missing = np.flatnonzero(~seen)
+        place.skip(missing)
+        if len(missing):
+            absent = set(missing.tolist())
+            reason = f"{file.path}: no embedding"
+            made.skipped[one.name] = [(key, reason) for row, key in enumerate(one.keys) if row in absent]
+            self.view.warn(f"{len(missing):,} pictures of {one.name} have no embedding in {file.path} and are skipped")
+
+    def _fill(self, place: Room, made: ModelResult, model: BackboneModel, one: PictureSet) -> None:
+        """Embed a set, and say what is skipped."""
         keys = one.keys if isinstance(one.keys, Keys) else Keys.of(one.keys)
         lmdb = str(one.lmdb.resolve())
 
@@ -142,38 +163,37 @@ class Evaluation:
             rows = np.arange(number * ROWS, min(number * ROWS + ROWS, len(keys)))
             return Shard(number=number, lmdb=lmdb, keys=tuple(keys.take(rows)))
 
-        progress = self.view.progress(title)
+        progress = self.view.progress(f"{made.label} on {one.name}")
         bad: list[tuple[int, str]] = []
         done = 0
         for result in self.workers.embed(model, range(-(-len(keys) // ROWS)), shard, self.options):
             first = result.number * ROWS
-            array[first : first + len(result.embeddings)] = result.embeddings
+            place.put(np.arange(first, first + len(result.embeddings)), result.embeddings)
             bad += [(first + row, reason) for row, reason in result.bad]
             done += len(result.embeddings)
             progress(done, len(keys))
-        return [(keys[row], reason) for row, reason in sorted(bad)]
+        if bad:
+            bad.sort()
+            place.skip(np.array([row for row, _ in bad]))
+            made.skipped[one.name] = [(keys[row], reason) for row, reason in bad]
+            few = "; ".join(reason for _, reason in bad[:3]) + ("; ..." if len(bad) > 3 else "")
+            self.view.warn(f"{len(bad):,} pictures of {one.name} do not decode and are skipped: {few}")
 
 
-@contextlib.contextmanager
-def room(shape: tuple[int, int]) -> Iterator[npt.NDArray[np.float32]]:
-    """An array to fill: in memory, or in a file that goes at the end."""
-    if 4 * shape[0] * shape[1] <= HELD_BYTES:
-        yield np.empty(shape, np.float32)
-        return
-    with tempfile.TemporaryDirectory(prefix="lfs-embeddings-") as folder:
-        yield np.lib.format.open_memmap(f"{folder}/embeddings.npy", "w+", np.float32, shape)
+def has_in_order(file: EmbeddingFile, one: PictureSet) -> bool:
+    """Whether the keys of a file are those of a set, in the same order, so that it can be read as it is."""
+    return len(file) == len(one.keys) and all(map(eq, file.names(), one.keys))
 
 
 def refuse_missing(protocol: EvaluationProtocol, one: PictureSet) -> None:
-    """Raise `UserError` for the first key that the LMDB does not have, with the line that names it if that is known."""
+    """Raise `UserError` for the first key that the LMDB does not have, with the line that names it."""
     source = LmdbSource(one.lmdb)
     for row, key in enumerate(one.keys):
         if row >= MAX_KEYS_LOOKED_UP:  # whoever reads it says so
             return
         if key not in source:
-            line_of = getattr(protocol, "line_of", None)
-            where = f"line {line_of(row)} of {protocol.pairs}" if line_of else one.name  # type: ignore[attr-defined]
-            raise UserError(f"{where}: key {key!r} is not in {one.lmdb}; check that both belong together")
+            law = f"{protocol.where(one.name, row)}: key {key!r} is not in {one.lmdb}"
+            raise UserError(f"{law}; check that both belong together")
 
 
 def refuse_other_model(file: EmbeddingFile, found: ModelFile, model: BackboneModel, flip: bool) -> None:

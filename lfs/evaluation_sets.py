@@ -3,13 +3,16 @@
 import difflib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from lfs.options import checked, line_of, read_recipe, refuse_unknown
 from search_space.errors import UserError, require, shown
+from trainers.gallery_protocols import GalleryFiles, MegafaceProtocol, TrillionPairsProtocol
 from trainers.lfw_protocol import LfwProtocol
 from trainers.protocol import EvaluationProtocol
+from trainers.template_protocol import TemplateProtocol
 
 PUBLIC = "sets/public"
 ROOT_VARIABLE = "LFS_DATA_ROOT"
@@ -17,30 +20,67 @@ ROOT_VARIABLE = "LFS_DATA_ROOT"
 
 @dataclass(frozen=True, kw_only=True)
 class SetFiles:
-    """One set of a recipe."""
+    """One set of a recipe: what its protocol needs, and nothing else."""
 
     lmdb: str
-    """LMDB with the pictures."""
-
-    pairs: str
-    """Text file, `key1 key2 1|0` per line."""
-
-    labels: str = ""
-    """List file, `key label` per line, that says who is who; empty: the folders of the keys do."""
+    """LMDB with the pictures; for `megaface` and `trillion_pairs`, those of the probes."""
 
     title: str = ""
     """Name in the table; empty: that of the set."""
 
-    folds: int = 10
-    """Equal folds that the pairs file is cut into."""
-
     protocol: str = "lfw"
     """What is done with it."""
 
+    pairs: str = ""
+    """Text file: `key1 key2 1|0` per line for `lfw`, `template1 template2 1|0` for `ijbc`."""
+
+    labels: str = ""
+    """List file, `key label` per line, that says who is who; empty: the folders of the keys do."""
+
+    folds: int | None = None
+    """Equal folds that the pairs file is cut into; none: 10."""
+
+    templates: str = ""
+    """Text file, `key template medium` per line."""
+
+    probes: str = ""
+    """List file of those who are looked for, `key label` per line."""
+
+    distractors: str = ""
+    """Text file of those whom they are looked for among, `key` or `key label` per line; the first N are taken first."""
+
+    distractors_lmdb: str = ""
+    """LMDB with the distractors; empty: they are with the probes."""
+
+    probe_noise: str = ""
+    """Probes to leave out, one key per line."""
+
+    distractor_noise: str = ""
+    """Distractors to leave out, one key per line."""
+
+    counts: tuple[int, ...] = ()
+    """Numbers of distractors; none: 10, 100, ... up to 10^6, and all if they are fewer."""
+
     def __post_init__(self) -> None:
-        require(bool(self.lmdb) and bool(self.pairs), "lmdb and pairs must name files", (self.lmdb, self.pairs))
-        require(self.folds >= 2, "folds must be at least 2", self.folds)
         require(self.protocol in PROTOCOLS, f"protocol must be one of {', '.join(PROTOCOLS)}", self.protocol)
+        known = PROTOCOLS[self.protocol]
+        for name in ("lmdb", *known.needs):
+            require(bool(getattr(self, name)), f"{name} must name a file: protocol {self.protocol} needs it", "nothing")
+        for item in fields(self):
+            foreign = item.name not in ("lmdb", "title", "protocol", *known.needs, *known.takes)
+            value = getattr(self, item.name)
+            if foreign and value != item.default:
+                takes = ", ".join((*known.needs, *known.takes))
+                raise UserError(f"{item.name} must be left out: protocol {self.protocol} takes lmdb, {takes}")
+        require(self.folds is None or self.folds >= 2, "folds must be at least 2", self.folds)
+        require(all(count >= 1 for count in self.counts), "counts must be at least 1", self.counts)
+
+
+FILES = (
+    "lmdb", "pairs", "labels", "templates", "probes", "distractors", "distractors_lmdb", "probe_noise",
+    "distractor_noise",
+)  # fmt: skip
+"""Fields that are paths."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,15 +93,59 @@ class NamedSet:
 
     def protocol(self) -> EvaluationProtocol:
         """What evaluates it."""
-        return PROTOCOLS[self.files.protocol](self)
+        return PROTOCOLS[self.files.protocol].make(self)
+
+    @property
+    def who(self) -> str:
+        """A list that says who is who; empty: there is none."""
+        return self.files.labels or self.files.probes
 
 
 def _lfw(named: NamedSet) -> EvaluationProtocol:
     files = named.files
-    return LfwProtocol(named.name, Path(files.lmdb), Path(files.pairs), num_folds=files.folds)
+    return LfwProtocol(named.name, Path(files.lmdb), Path(files.pairs), num_folds=files.folds or 10)
 
 
-PROTOCOLS: dict[str, Callable[[NamedSet], EvaluationProtocol]] = {"lfw": _lfw}
+def _ijbc(named: NamedSet) -> EvaluationProtocol:
+    files = named.files
+    return TemplateProtocol(named.name, Path(files.lmdb), Path(files.templates), Path(files.pairs))
+
+
+def _megaface(named: NamedSet) -> EvaluationProtocol:
+    return MegafaceProtocol(named.name, _gallery(named.files), counts=named.files.counts)
+
+
+def _trillion_pairs(named: NamedSet) -> EvaluationProtocol:
+    return TrillionPairsProtocol(named.name, _gallery(named.files))
+
+
+def _gallery(files: SetFiles) -> GalleryFiles:
+    return GalleryFiles(
+        lmdb=Path(files.lmdb),
+        probes=Path(files.probes),
+        distractors=Path(files.distractors),
+        distractors_lmdb=Path(files.distractors_lmdb or files.lmdb),
+        probe_noise=Path(files.probe_noise) if files.probe_noise else None,
+        distractor_noise=Path(files.distractor_noise) if files.distractor_noise else None,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """A protocol, and the fields of a set that it has a use for beside `lmdb`."""
+
+    make: Callable[[NamedSet], EvaluationProtocol]
+    needs: tuple[str, ...]
+    takes: tuple[str, ...]
+
+
+GALLERY = ("distractors_lmdb", "probe_noise", "distractor_noise")
+PROTOCOLS = {
+    "lfw": Known(make=_lfw, needs=("pairs",), takes=("labels", "folds")),
+    "megaface": Known(make=_megaface, needs=("probes", "distractors"), takes=(*GALLERY, "counts")),
+    "trillion_pairs": Known(make=_trillion_pairs, needs=("probes", "distractors"), takes=GALLERY),
+    "ijbc": Known(make=_ijbc, needs=("templates", "pairs"), takes=()),
+}
 """By the name that a recipe's `protocol` has."""
 
 
@@ -127,9 +211,6 @@ def _named(name: str, files: SetFiles, root: Path) -> NamedSet:
     plain = name.isprintable() and not set("/\\,= ") & set(name) and name not in (".", "..")
     require(plain, "the name of a set must be without spaces, commas, slashes and =", name)
     place: Callable[[str], str] = lambda path: str((root / Path(path).expanduser()).absolute())  # noqa: E731
-    labels = place(files.labels) if files.labels else ""
-    absolute = SetFiles(
-        lmdb=place(files.lmdb), pairs=place(files.pairs), labels=labels, title=files.title, folds=files.folds,
-        protocol=files.protocol,
-    )  # fmt: skip
+    paths: dict[str, Any] = {item: place(getattr(files, item)) for item in FILES if getattr(files, item)}
+    absolute = replace(files, **paths)
     return NamedSet(name=name, title=files.title or name, files=absolute)

@@ -115,11 +115,13 @@ class EvaluationTable:
             columns.append((_marked("average", [Number(value=m, se=math.nan) for m in means], "accuracy"),))
         several = len(self.labels) < len(self.results)
         spread = "over the models of a row where there are several, else over folds" if several else "over folds"
-        caption = f"Accuracy in %, mean ± standard error {spread}." + (
+        caption = (f"Accuracy in %, mean ± standard error {spread}." if judged else "In %.") + (
             " Bold, or *: best of the column." if len(self.labels) > 1 else ""
         )
+        plain = all("@" not in m.name for n in self.titles for m in self._measures(n, headline=True))
+        title = "Verification" if plain else "Identification and verification"
         return Sheet(
-            title="Verification", caption=caption, keys=(Column(header="method", cells=tuple(self.labels), left=True),),
+            title=title, caption=caption, keys=(Column(header="method", cells=tuple(self.labels), left=True),),
             groups=tuple(columns),
         )  # fmt: skip
 
@@ -130,14 +132,15 @@ class EvaluationTable:
         for measure in names:
             cells = tuple(self._cell(label, name, measure) for label, name in rows)
             groups.append((Column(header=metric_title(measure), cells=cells),))
-        pairs = [self._counts(label, name).get("pairs") for label, name in rows]
-        if any(pairs):
-            groups.append((Column(header="pairs", cells=tuple("" if n is None else f"{n:,}" for n in pairs)),))
+        for what in ("pairs", "probes", "distractors"):
+            numbers = [self._counts(label, name).get(what) for label, name in rows]
+            if any(numbers):
+                groups.append((Column(header=what, cells=tuple("" if n is None else f"{n:,}" for n in numbers)),))
         keys = (
             Column(header="method", cells=tuple(label for label, _ in rows), left=True),
             Column(header="set", cells=tuple(self.titles[name] for _, name in rows), left=True),
         )
-        caption = "TAR and AUC in %; threshold: cosine, mean over folds; -: too few impostor pairs to tell."
+        caption = "Rates and AUC in %; thresholds: cosines, mean over folds; -: too few impostor pairs to tell."
         return Sheet(title="Set by set", caption=caption, keys=keys, groups=tuple(groups))
 
     def _cell(self, label: str, protocol: str, measure: str) -> str:
@@ -161,12 +164,12 @@ def _marked(header: str, numbers: Sequence[Number], measure: str) -> Column:
 
 
 def _model_dict(result: ModelResult) -> dict[str, Any]:
-    sets = {
-        name: {
+    sets = {}
+    for name, found in result.results.items():
+        skipped = [pair for one, pairs in result.skipped.items() if one.partition("/")[0] == name for pair in pairs]
+        sets[name] = {
             "counts": found.counts,
             "measures": {m.name: {"value": m.value, "standard_error": m.standard_error} for m in found.measures},
-            **({"skipped": dict(result.skipped[name])} if name in result.skipped else {}),
+            **({"skipped": dict(skipped)} if skipped else {}),
         }
-        for name, found in result.results.items()
-    }
     return {"method": result.label, "model": result.source, **result.facts, "sets": sets}

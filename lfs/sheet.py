@@ -38,6 +38,11 @@ class Column:
 
 GAP = 2  # between columns
 
+TITLES = {
+    "auc": "AUC", "d_prime": "d'", "tar": "TAR", "id": "Id", "tar_threshold": "threshold",
+    "id_threshold": "Id threshold",
+}  # fmt: skip
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sheet:
@@ -122,17 +127,27 @@ def metric_title(metric: str) -> str:
     place, _, name = metric.rpartition("/")
     where = [place] * bool(place) + ["all pairs"] * name.startswith("all:")
     kind, _, far = name.removeprefix("all:").partition("@far=")
-    title = {"auc": "AUC", "d_prime": "d'", "tar": "TAR"}.get(kind, kind)
+    kind, _, gallery = kind.partition("@")
+    title = TITLES.get(kind, kind)
+    if gallery:
+        title = (
+            f"rank {kind.removeprefix('rank')} @{_power(gallery) if gallery.strip('0') == '1' else f'{int(gallery):,}'}"
+        )
     if far:
-        mantissa, exponent = f"{float(far):e}".split("e")
-        title += f"@FAR={mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+        title += f"@FAR={_power(far)}"
     return "\n".join([", ".join(where)] * bool(where) + [title])
+
+
+def _power(number: str) -> str:
+    """`1e-6`, `2.5e-3`."""
+    mantissa, exponent = f"{float(number):e}".split("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
 
 
 def is_fraction(metric: str) -> bool:
     """Whether a metric lies in [0, 1] and is shown in %."""
     name = metric.rpartition("/")[2].removeprefix("all:")
-    return name in ("accuracy", "auc") or name.startswith("tar@far=")
+    return name in ("accuracy", "auc") or name.startswith(("tar@far=", "id@far=", "rank"))
 
 
 def score_text(found: Estimate, metric: str, num_seeds: int) -> str:

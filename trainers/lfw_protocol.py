@@ -14,7 +14,7 @@ from search_space.errors import UserError
 from trainers.config import PairsConfig
 from trainers.data.verification_set import ListedPairs, VerificationSet
 from trainers.metrics import Metric
-from trainers.protocol import Embedded, Measure, PictureSet, ProtocolResult, held
+from trainers.protocol import Embedded, Measure, PictureSet, Progress, ProtocolResult, held
 from trainers.verification import cosine_scores, evaluate_metric, fold_accuracies, fold_thresholds, roc_points
 
 FARS = (1e-1, 1e-2, 1e-3, 1e-4)
@@ -59,11 +59,16 @@ class LfwProtocol:
         """
         return (PictureSet(name=self.name, lmdb=self.lmdb, keys=self._set.keys),)
 
-    def line_of(self, row: int) -> int:
-        """The first line of the pairs file with the picture of a row."""
-        return int(self.listed.lines[((self.listed.left == row) | (self.listed.right == row)).argmax()])
+    def notes(self) -> tuple[str, ...]:
+        """None."""
+        return ()
 
-    def evaluate(self, embeddings: Mapping[str, Embedded]) -> ProtocolResult:
+    def where(self, name: str, row: int) -> str:
+        """The first line of the pairs file with the picture of a row."""
+        line = int(self.listed.lines[((self.listed.left == row) | (self.listed.right == row)).argmax()])
+        return f"line {line} of {self.pairs}"
+
+    def evaluate(self, embeddings: Mapping[str, Embedded], progress: Progress | None = None) -> ProtocolResult:
         """Pairs with a picture that was skipped (a row of NaN) are left out, and counted.
 
         Raises:

@@ -1,12 +1,18 @@
 """What an evaluation protocol is: the pictures that it needs embeddings of, and what it makes of them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+Progress = Callable[[int, int], None]
+"""Called with (done, total)."""
+
+READ_ROWS = 2**14
+"""Embeddings that are read at a time where all are wanted."""
 
 
 class Keyed(Protocol):
@@ -27,6 +33,9 @@ class PictureSet:
     keys: Keyed
     """[n] distinct."""
 
+    tested: bool = True
+    """Its people are looked for; False: distractors."""
+
 
 class Embedded(Protocol):
     """Embeddings of a set, in the order of its keys; maybe too many to hold at once."""
@@ -35,8 +44,16 @@ class Embedded(Protocol):
         """n, that of the set."""
         ...
 
+    @property
+    def usable(self) -> npt.NDArray[np.bool_]:
+        """[n] False where a picture is skipped."""
+        ...
+
     def chunks(self, rows: int) -> Iterator[npt.NDArray[Any]]:
-        """[m, dim] in order, m at most `rows`, not normalised; a row of NaN for a picture that is skipped."""
+        """[m, dim] in order, m at most `rows`, not normalised; good until the next are asked for.
+
+        A row of NaN stands for a picture that is skipped.
+        """
         ...
 
 
@@ -44,21 +61,35 @@ class InMemory:
     """Embeddings [n, dim] that are held."""
 
     def __init__(self, embeddings: npt.NDArray[np.float32]) -> None:
-        self._embeddings = embeddings
+        self.embeddings = embeddings
 
     def __len__(self) -> int:
-        return len(self._embeddings)
+        return len(self.embeddings)
+
+    @property
+    def usable(self) -> npt.NDArray[np.bool_]:
+        """See `Embedded`."""
+        parts = [np.isfinite(part).all(axis=1) for part in self.chunks(READ_ROWS)]
+        return np.concatenate([np.empty(0, np.bool_), *parts])
 
     def chunks(self, rows: int) -> Iterator[npt.NDArray[Any]]:
         """See `Embedded`."""
         for start in range(0, len(self), rows):
-            yield self._embeddings[start : start + rows]
+            yield self.embeddings[start : start + rows]
 
 
 def held(embedded: Embedded) -> npt.NDArray[np.float32]:
-    """All of them at once, [n, dim]."""
-    parts = [np.asarray(part, np.float32) for part in embedded.chunks(max(1, len(embedded)))]
-    return np.concatenate(parts) if parts else np.empty((0, 0), np.float32)
+    """All of them at once, [n, dim]; not copied if they are held already."""
+    if isinstance(embedded, InMemory):
+        return embedded.embeddings
+    made = np.empty((0, 0), np.float32)
+    row = 0
+    for part in embedded.chunks(READ_ROWS):
+        if not row:
+            made = np.empty((len(embedded), part.shape[1]), np.float32)
+        made[row : row + len(part)] = part
+        row += len(part)
+    return made
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +133,14 @@ class EvaluationProtocol(Protocol):
         """The pictures that must be embedded; files are read, and refused, here."""
         ...
 
-    def evaluate(self, embeddings: Mapping[str, Embedded]) -> ProtocolResult:
+    def notes(self) -> Sequence[str]:
+        """What is allowed in the files but hardly wanted, one line each."""
+        ...
+
+    def where(self, name: str, row: int) -> str:
+        """What names the picture of a row of a set: `line 3 of pairs.txt`."""
+        ...
+
+    def evaluate(self, embeddings: Mapping[str, Embedded], progress: Progress | None = None) -> ProtocolResult:
         """The result, from the embeddings of each set by the set's name."""
         ...

@@ -10,15 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from search_space.errors import UserError
-from trainers.data.text_fields import (
-    Integers,
-    parse_numbers,
-    read_fields,
-    read_text,
-    refuse_empty,
-    refuse_line,
-    split_fields,
-)
+from trainers.data.text_fields import parse_numbers, read_fields, read_text, refuse_empty, refuse_line, split_fields
+
+Integers = npt.NDArray[np.int64]
 
 
 class Keys(Sequence[str]):

@@ -67,15 +67,22 @@ class NpyDistractors:
             raise UserError(f"{self._path}: cannot be read: {error.strerror or error}") from error
         except Exception as error:  # numpy's parser of headers raises whatever Python's does
             raise UserError(f"{self._path}: expected a .npy file, got {shown(str(error))}") from error
-        if len(shape) != 2 or fortran or self._dtype.kind != "f" or self._dtype.itemsize not in (2, 4, 8):
+        if (
+            len(shape) != 2
+            or min(shape) < 0
+            or shape[1] < 1
+            or fortran
+            or self._dtype.kind != "f"
+            or self._dtype.itemsize not in (2, 4, 8)
+        ):
             order = "Fortran" if fortran else "C"
             raise UserError(
-                f"{self._path}: expected [n, d] float16, float32 or float64 in C order, got {list(shape)} "
+                f"{self._path}: expected [n, d] float16, float32 or float64 in C order, got {shown(list(shape))} "
                 f"{self._dtype} in {order} order"
             )
         self._num, self._dim = (int(number) for number in shape)
         expected = self._offset + self._num * self._dim * self._dtype.itemsize
-        if size != expected or self._num < 0 or self._dim < 1:
+        if size != expected:
             raise UserError(f"{self._path}: expected {expected:,} bytes for {list(shape)} {self._dtype}, got {size:,}")
 
     def __len__(self) -> int:
