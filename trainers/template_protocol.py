@@ -38,14 +38,14 @@ class TemplateProtocol:
     def _files(self) -> tuple[TemplateList, TemplatePairs]:
         listed, pairs = read_templates(self.templates), read_template_pairs(self.pairs)
         known = np.unique(listed.templates)
-        for side in (pairs.left, pairs.right):
-            absent = ~_among(side, known)
-            if absent.any():
-                row = int(absent.argmax())
-                raise UserError(
-                    f"line {line_of_row(self.pairs, row)} of {self.pairs}: template {side[row]} has no picture in "
-                    f"{self.templates}; check that both belong together"
-                )
+        known_pairs = _among(pairs.left, known) & _among(pairs.right, known)
+        if not known_pairs.all():
+            row = int(known_pairs.argmin())
+            [absent, *_] = np.setdiff1d([pairs.left[row], pairs.right[row]], known)
+            raise UserError(
+                f"line {line_of_row(self.pairs, row)} of {self.pairs}: template {absent} has no picture in "
+                f"{self.templates}; check that both belong together"
+            )
         return listed, pairs
 
     def needs(self) -> tuple[PictureSet, ...]:

@@ -221,8 +221,15 @@ def test_the_public_sets_are_all_there(tmp_path: Path) -> None:
     known = recipe_sets(PUBLIC, tmp_path)
     assert list(known) == [
         "lfw", "sllfw", "calfw", "cplfw", "agedb_30", "cfp_ff", "cfp_fp", "rfw_african", "rfw_asian", "rfw_caucasian",
-        "rfw_indian",
+        "rfw_indian", "megaface", "megaface_refined", "trillion_pairs", "ijbb", "ijbc",
     ]  # fmt: skip
+    assert [one.files.protocol for one in known.values()][-6:] == [
+        "lfw",
+        *["megaface"] * 2,
+        "trillion_pairs",
+        "ijbc",
+        "ijbc",
+    ]
     assert known["lfw"].files.lmdb == str(tmp_path / "lfw/lfw.lmdb")
     own = given_set("lfw=a,b", tmp_path)
     assert [one.files.pairs for one in chosen_sets(["calfw", "lfw"], known, [own])] == [
@@ -285,4 +292,4 @@ def test_a_recipe_is_plain_yaml() -> None:
     from lfs.options import RECIPES
 
     values = yaml.safe_load((RECIPES / f"{PUBLIC}.yaml").read_text())
-    assert all({"lmdb", "pairs", "title"} <= set(entry) for entry in values.values())
+    assert all({"lmdb", "title"} < set(entry) for entry in values.values())

@@ -69,8 +69,8 @@ def test_a_file_gives_the_results_of_its_array(tmp_path):
         (npy(header(), BODY) + b"x", r"expected \d+ bytes for \[3, 2\] float32, got \d+"),
         (npy(header(shape="(10**9, 2)"), BODY), "expected a .npy file, got"),
         (npy(header(shape="(10000000000000000000, 512)"), BODY), r"expected 20,480,\S+ bytes"),
-        (npy(header(shape="(-3, -2)"), BODY), r"expected \d+ bytes"),
-        (npy(header(shape="(3, 0)"), b""), r"expected \d+ bytes"),
+        (npy(header(shape="(-3, -2)"), BODY), r"got \[-3, -2\] float32"),
+        (npy(header(shape="(3, 0)"), b""), r"got \[3, 0\] float32"),
         (
             npy(header(shape="(6,)"), BODY),
             r"expected \[n, d\] float16, float32 or float64 in C order, got \[6\]",
