@@ -72,7 +72,7 @@ def mutated_run(case: Case, rng: random.Random) -> Case:
     elif name.endswith(b".yaml") and rng.random() < 0.8:
         data = yaml.safe_dump(mutated_tree(yaml.safe_load(data), rng)).encode()
     elif name.endswith(b".parquet"):
-        from tests.fuzz.targets import mutated_table
+        from tests.fuzz.tables import mutated_table
 
         data = mutated_table(data, rng)
     else:

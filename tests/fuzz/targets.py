@@ -17,12 +17,12 @@ from lfs.config import SearchConfig
 from lfs.options import RECIPES, build
 from lfs.untrusted import read_table
 from search_space.errors import UserError
-from tests.fuzz import shapes
+from tests.fuzz import shapes, sources
 from tests.fuzz.lmdb_file import LmdbFile
 from tests.fuzz.mutate import Case, Mutate, mutated_bytes, mutated_tree
 from tests.fuzz.runs import mutated_run, read_run_in_part, run_of, run_seeds
 from tests.fuzz.shapes import Shape
-from tests.fuzz.thrift import empty_page
+from tests.fuzz.tables import mutated_table
 from tests.trainers.data_files import encode, png_chunk, smooth_picture
 from trainers.checkpoint import from_bytes, to_bytes
 from trainers.data.datum import encode_datum
@@ -293,26 +293,14 @@ def table_seeds() -> Sequence[Case]:
     return made
 
 
-def mutated_table(data: Case, rng: random.Random) -> Case:
-    """By bytes, half of them in the footer; the footer's length is made right again, mostly."""
-    length = int.from_bytes(data[-8:-4], "little")
-    pages, footer = data[: -8 - length], data[-8 - length : -8]
-    if rng.random() < 0.1:
-        return mutated_bytes(data, rng, (b"PAR1",))
-    tokens = (
-        b"\xff\xff\xff\xff\x0f",
-        b"\xfe\xff\xff\xff\x0f",
-        b"\x80\x80\x80\x80\x10",
-        b"\x00",
-        b"\x15\x02",
-        b"\x19" * 3000,
-        empty_page() * 500,
-    )
-    if rng.random() < 0.5:
-        pages = mutated_bytes(pages, rng, tokens)
-    else:
-        footer = mutated_bytes(footer, rng, tokens)
-    return pages + footer + len(footer).to_bytes(4, "little") + b"PAR1"
+def mutated_records(data: Case, rng: random.Random) -> Case:
+    """One of the three files."""
+    return sources.mutated_files(data, rng, sources.RECORD_MUTATIONS)
+
+
+def mutated_npy(data: Case, rng: random.Random) -> Case:
+    """One of the three files."""
+    return sources.mutated_files(data, rng, sources.NPY_MUTATIONS)
 
 
 def read_parquet(data: Case, folder: Path) -> object:
@@ -334,6 +322,31 @@ TARGETS = {
         Target("lmdb", cached(lmdb_seeds), mutated_lmdb, shapes.lmdb, read_lmdb),
         Target("checkpoint", cached(checkpoint_seeds), mutated_checkpoint, shapes.weights, read_checkpoint),
         Target("table", cached(table_seeds), mutated_table, shapes.table, read_parquet),
+        Target("recordio", cached(sources.record_seeds), mutated_records, sources.records, sources.read_records),
+        Target("bin", cached(sources.bin_seeds), sources.mutated_bin, sources.pickle_of, sources.read_bin),
+        Target("npy", cached(sources.npy_seeds), mutated_npy, sources.npy, sources.read_npy),
+        Target(
+            "embeddings",
+            cached(sources.embedding_table_seeds),
+            mutated_table,
+            shapes.table,
+            sources.read_embedding_table,
+        ),
+        Target("faces", cached(sources.face_table_seeds), mutated_table, shapes.table, sources.read_face_table),
+        Target("tar", cached(sources.tar_seeds), sources.mutated_tar, sources.tar, sources.read_tar),
+        Target(
+            "identities", cached(sources.identity_seeds), mutated_lines, shapes.label_lines, sources.read_identity_list
+        ),
+        Target(
+            "landmarks",
+            cached(sources.landmark_seeds),
+            mutated_lines,
+            sources.landmark_lines,
+            sources.read_landmark_list,
+        ),
+        Target(
+            "templates", cached(sources.template_seeds), mutated_lines, shapes.pair_lines, sources.read_template_lists
+        ),
         Target("run", cached(run_seeds), mutated_run, run_of, read_run_in_part),
     )
 }

@@ -140,6 +140,8 @@ def _members(path: Path, file: io.BufferedReader, builder: CatalogueBuilder) -> 
                     yield member.name, (member.offset_data, member.size)
             if any(block := os.pread(file.fileno(), BLOCK_BYTES, archive.offset)) or len(block) < BLOCK_BYTES:
                 raise UserError(f"{path}: expected a block of zeros at byte {archive.offset:,}: it is cut off")
-    except (tarfile.TarError, EOFError, OSError, OverflowError, RecursionError) as error:
+    except UserError:
+        raise
+    except (tarfile.TarError, EOFError, OSError, OverflowError, RecursionError, ValueError) as error:
         hint = "; unpack it first" if path.suffix in (".gz", ".tgz", ".xz", ".zst") else ""
         raise UserError(f"{path}: expected a tar file, got: {str(error).splitlines()[0][:200]}{hint}") from None
