@@ -187,7 +187,7 @@ class ParquetEmbeddings(EmbeddingFile):
         try:
             with self._open() as table:
                 schema, self._rows = table.schema_arrow, table.metadata.num_rows
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise UserError(f"{path}: expected a Parquet file: {first_line(error)[:200]}") from None
         self._refuse_columns(schema)
         self.dim = self._first_dim(schema.field("embedding").type)
@@ -214,8 +214,7 @@ class ParquetEmbeddings(EmbeddingFile):
             return int(kind.list_size)
         if not self._rows:
             raise UserError(f"{self.path}: expected embeddings, got an empty table")
-        with self._open() as table:
-            [first] = next(table.iter_batches(batch_size=1, columns=["embedding"], use_threads=False)).column(0)
+        [first] = next(self._batches(["embedding"], 1)).column(0)
         return len(first) if first.is_valid else 0
 
     def __len__(self) -> int:
@@ -246,7 +245,9 @@ class ParquetEmbeddings(EmbeddingFile):
     def _batches(self, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
         try:
             with self._open() as table:
-                yield from table.iter_batches(batch_size=rows, columns=columns, use_threads=False)
+                for batch in table.iter_batches(batch_size=rows, columns=columns, use_threads=False):
+                    batch.validate(full=True)  # texts that are none, lists that leave their values
+                    yield batch
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise UserError(f"{self.path}: damaged: {first_line(error)[:200]}") from None
 

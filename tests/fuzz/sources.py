@@ -316,7 +316,8 @@ def tar(rng: random.Random) -> Case:
         if kind in b"xg":
             data = rng.choice((
                 b"20 path=a/%03d.jpg\n" % n, b"99999999 path=x\n", b"12 size=-1\n",
-                b"30 GNU.sparse.size=999999999999\n", b"11 path=\n" * 500, b"=\n", b"0 x=y\n", b"25 hdrcharset=BINARY\n", b"13 size=1e9\n",
+                b"30 GNU.sparse.size=999999999999\n", b"11 path=\n" * 500, b"=\n", b"0 x=y\n", b"13 size=1e9\n",
+                b"25 hdrcharset=BINARY\n",
             ))  # fmt: skip
         member = bytearray(tar_member(name, data, kind))
         if rng.random() < 0.3:

@@ -105,6 +105,20 @@ def test_bad_parquet_files(tmp_path: Path) -> None:
             open_embeddings(path).take(["a", "b", "c"])
 
 
+def test_texts_that_are_none_in_parquet_files(tmp_path: Path) -> None:
+    """A key, and the name of a column."""
+    floats = pa.array([[1.0]] * 3, pa.list_(pa.float32()))
+    sink = tmp_path / "good.parquet"
+    pyarrow.parquet.write_table(pa.table({"key": ["aaa", "b", "c"], "embedding": floats}), sink, use_dictionary=False,
+                                compression="none", write_statistics=False, store_schema=False)  # fmt: skip
+    good = sink.read_bytes()
+    for old, new in ((b"aaa", b"a\xb0a"), (b"key", b"k\xb6y")):
+        assert old in good
+        (tmp_path / "e.parquet").write_bytes(good.replace(old, new))
+        with pytest.raises(UserError, match="damaged: In column 0: Invalid: Invalid UTF8|expected a Parquet file"):
+            open_embeddings(tmp_path / "e.parquet").take(["b"])
+
+
 def test_what_is_no_file_of_embeddings(tmp_path: Path) -> None:
     good = write(tmp_path / "good.parquet", key=KEYS, embedding=pa.array([[1.0]] * 3)).read_bytes()
     for data in (b"", b"PAR1", good[:-1], good[:40] + good[60:], b"\0" * 100):

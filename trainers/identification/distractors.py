@@ -1,5 +1,6 @@
 """Where the embeddings of a gallery of distractors come from, a part at a time."""
 
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ from trainers.identification.units import check_shape
 from trainers.untrusted import open_file
 
 MAX_HEADER_BYTES = 10_000
+MAX_BRACKETS = 20
+"""In a header, which Python's own parser reads: nested deep, they end in a lack of memory."""
 
 
 class Distractors(Protocol):
@@ -56,6 +59,7 @@ class NpyDistractors:
         self._path = Path(path)
         try:
             with open_file(self._path) as file:
+                _refuse_header(file)
                 version = np.lib.format.read_magic(file)
                 read = {
                     (1, 0): np.lib.format.read_array_header_1_0,
@@ -105,3 +109,14 @@ class NpyDistractors:
                     yield part
         except OSError as error:
             raise UserError(f"{self._path}: cannot be read: {error.strerror or error}") from error
+
+
+def _refuse_header(file: io.BufferedReader) -> None:
+    """Raise `ValueError` for a header that numpy would ask for as much memory for as it claims."""
+    head = file.read(12 + MAX_HEADER_BYTES)
+    length = int.from_bytes(head[8:10] if head[6:7] == b"\x01" else head[8:12], "little")
+    if length > MAX_HEADER_BYTES:
+        raise ValueError(f"a header of {length:,} bytes")
+    if sum(head[:length].count(bracket) for bracket in (b"(", b"[", b"{")) > MAX_BRACKETS:
+        raise ValueError("a header of many brackets")
+    file.seek(0)

@@ -81,3 +81,24 @@ def test_other_files_and_deep_headers(tmp_path: Path) -> None:
     path.write_bytes(long_name * 3000 + tar_member("1.jpg", b"x") + bytes(1024))
     with pytest.raises(UserError, match="expected a tar file"):
         WebDatasetSource([path]).scan(no_progress)
+
+
+@pytest.mark.parametrize("kind", [b"x", b"g", b"L", b"K"])
+def test_heads_that_claim_gigabytes_are_not_made_room_for(kind: bytes, tmp_path: Path) -> None:
+    head = bytearray(tar_member("1.jpg", b"", kind))
+    head[124:136] = b"77777777777\0"
+    head[148:156] = b" " * 8
+    head[148:156] = b"%06o\0 " % sum(head)
+    (tmp_path / "0.tar").write_bytes(bytes(head) + bytes(1024))
+    with pytest.raises(UserError, match="expected a tar file, got: a head of 8,589,934,592 bytes"):
+        WebDatasetSource([tmp_path / "0.tar"]).scan(no_progress)
+
+
+def test_members_of_impossible_size_are_refused(tmp_path: Path) -> None:
+    head = bytearray(tar_member("1.jpg", b""))
+    head[124:136] = b"\x80" + b"\xff" * 11
+    head[148:156] = b" " * 8
+    head[148:156] = b"%06o\0 " % sum(head)
+    (tmp_path / "0.tar").write_bytes(bytes(head) + bytes(1024))
+    with pytest.raises(UserError, match="leaves the file|expected a tar file"):
+        WebDatasetSource([tmp_path / "0.tar"]).scan(no_progress)

@@ -8,6 +8,7 @@ import os
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 from search_space.errors import UserError, shown
 from trainers.data.importers.source import (
@@ -25,6 +26,9 @@ PICTURES = ("jpg", "jpeg", "png")
 MAX_LABEL_BYTES = 2**20
 BLOCK_BYTES = 512
 """Of a tar file, which ends with blocks of zeros."""
+
+MAX_HEAD_BYTES = 2**20
+"""Of what a tar file says of a member, long names included."""
 
 Extent = tuple[int, int]
 """Where a member's bytes begin in the file, and how many they are."""
@@ -129,7 +133,7 @@ def _members(path: Path, file: io.BufferedReader, builder: CatalogueBuilder) -> 
     """Name and place of the plain files in a tar file."""
     try:
         size = os.fstat(file.fileno()).st_size
-        with tarfile.open(fileobj=file, mode="r:") as archive:
+        with tarfile.open(fileobj=cast(Any, _Heads(file)), mode="r:") as archive:
             while (member := archive.next()) is not None:
                 archive.members.clear()  # type: ignore[attr-defined]  # or it would keep them all
                 if not member.isreg() or member.issparse():
@@ -145,3 +149,15 @@ def _members(path: Path, file: io.BufferedReader, builder: CatalogueBuilder) -> 
     except (tarfile.TarError, EOFError, OSError, OverflowError, RecursionError, ValueError) as error:
         hint = "; unpack it first" if path.suffix in (".gz", ".tgz", ".xz", ".zst") else ""
         raise UserError(f"{path}: expected a tar file, got: {str(error).splitlines()[0][:200]}{hint}") from None
+
+
+class _Heads:
+    """A file of which `tarfile` gets the heads of members alone: it asks for as much as a head claims to have."""
+
+    def __init__(self, file: io.BufferedReader) -> None:
+        self.seek, self.tell, self._read = file.seek, file.tell, file.read
+
+    def read(self, count: int) -> bytes:
+        if not 0 <= count <= MAX_HEAD_BYTES:
+            raise tarfile.ReadError(f"a head of {count:,} bytes")
+        return self._read(count)
