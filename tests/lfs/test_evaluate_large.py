@@ -114,10 +114,12 @@ def test_embeddings_in_the_order_of_the_list_or_in_any_other_give_the_same(folde
     Path("in_order.txt").write_text("".join(f"{key} 0\n" for key in OTHERS))
     embed("others.npy", "train.lmdb", "in_order.txt")
     embed("others.parquet", "train.lmdb", "in_order.txt")
+    Path("sorted.txt").write_text("".join(f"{key} 0\n" for key in sorted(OTHERS)))
+    embed("sorted.npy", "train.lmdb", "sorted.txt")
     flags = ("--protocols", "mf,tp,ijb")
     first = scored(*flags, "--embeddings", "all.npy")
     assert values(first["ijb"]) == values(scored("m1", *flags)["ijb"])
-    for name in ("others.npy", "others.parquet"):
+    for name in ("others.npy", "others.parquet", "sorted.npy"):
         both = ("--embeddings", f"mf/distractors={name}", "--embeddings", f"tp/distractors={name}")
         again = scored(*flags, "--embeddings", "all.npy", *both)
         assert values(again["mf"]) == pytest.approx(values(first["mf"]))
