@@ -4,6 +4,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,9 +16,9 @@ from lfs.run_store import RunStore
 from tests.lfs.conftest import Command
 from tests.lfs.test_search_ray import Start, digest
 
-SERVER = shutil.which("moto_server")
+SERVER = shutil.which("moto_server", path=str(Path(sys.executable).parent))  # of these tests' own environment
 pytestmark = [
-    pytest.mark.ray, pytest.mark.slow, pytest.mark.skipif(SERVER is None, reason="needs moto_server (moto[server])"),
+    pytest.mark.ray, pytest.mark.slow, pytest.mark.skipif(SERVER is None, reason="needs the extra object-store-tests"),
 ]  # fmt: skip
 KEYS = {"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "any", "AWS_EC2_METADATA_DISABLED": "true"}
 
