@@ -4,6 +4,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,9 +16,10 @@ from lfs.run_store import RunStore
 from tests.lfs.conftest import Command
 from tests.lfs.test_search_ray import Start, digest
 
-SERVER = shutil.which("moto_server")
+SERVER = shutil.which("moto_server", path=str(Path(sys.executable).parent))  # of these tests' own environment
 pytestmark = [
-    pytest.mark.ray, pytest.mark.slow, pytest.mark.skipif(SERVER is None, reason="needs moto_server (moto[server])"),
+    pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600),
+    pytest.mark.skipif(SERVER is None, reason="needs the extra object-store-tests"),
 ]  # fmt: skip
 KEYS = {"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "any", "AWS_EC2_METADATA_DISABLED": "true"}
 
@@ -82,6 +84,7 @@ def test_a_server_that_pauses_costs_nothing_a_second_driver_is_refused_and_a_ser
     assert two.wait(240) == 1
     assert time.monotonic() - began < 180
     said = two.err.read_text()
-    assert "storage failed, the last committed generation is intact" in said
-    assert said.count("\n") == 1
+    own = [line for line in said.splitlines() if not line.startswith("/arrow/cpp/")]  # that of Tune's own writer
+    assert len(own) == 1
+    assert "storage failed, the last committed generation is intact" in own[0]
     assert "Traceback" not in said

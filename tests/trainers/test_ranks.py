@@ -20,15 +20,22 @@ from trainers.heads import CosineHead
 from trainers.ranks import contiguous_part
 from trainers.trainer import CandidateTrainer
 
-TOLERANCE = 1e-4
-"""Largest difference of a tensor's elements, relative to its largest: four steps of float32 sums in another order."""
+TOLERANCE = 2e-4
+"""Length of a tensor's difference, relative to its own: four steps of float32 sums in another order."""
+OF_MOMENTUM = 0.1
+"""The same of gradients: which sums round to the other side of a kink of the network depends on the CPU."""
+SHORT = 0.2
+"""Shorter tensors count as of this length: a bias before batch norm has no gradient but rounding."""
 
 
 def assert_close(got: Weights, expected: Mapping[str, Any], tolerance: float = TOLERANCE) -> None:
     assert got.keys() >= expected.keys()
     for name, array in expected.items():
-        largest = max(np.abs(array).max(), 0.01)  # what has no gradient but rounding, a bias before batch norm, is 0
-        np.testing.assert_allclose(got[name], array, rtol=0, atol=tolerance * largest, err_msg=name)
+        is_momentum = name.startswith("momentum.")
+        length = float(np.linalg.norm(array))
+        most = OF_MOMENTUM * length + TOLERANCE if is_momentum else tolerance * max(length, SHORT)
+        difference = float(np.linalg.norm(np.asarray(got[name], np.float64) - array))
+        assert difference <= most, f"{name}: differs by {difference:.1e} of {length:.1e}"
 
 
 @pytest.fixture(scope="module", params=[2, 3])
@@ -190,7 +197,7 @@ def test_without_synchronisation_each_rank_normalises_its_own_rows(found: dict[s
     result, _ = value(found, "own_statistics")
     weights, averages = plain_training(faces, found["size"])
     averages = {f"average.{n}": a for n, a in averages.items() if f"average.{n}" in result.weights}
-    assert_close(result.weights, weights | averages, tolerance=1e-3)  # the last layers normalise over 4 pictures alone
+    assert_close(result.weights, weights | averages, tolerance=3e-3)  # the last layers normalise over 4 pictures alone
 
 
 def test_all_ranks_end_with_the_same_bits(found: dict[str, Any]) -> None:
