@@ -14,15 +14,15 @@ A round that is not counted comes first. Ratios are medians over rounds of the p
 round. The chunk of the product is the fastest of some sizes on a few chunks, tried first. `--form trillion` takes
 FAR = 1e-9 of comparisons and 1e-3 of searches; `comparisons` takes FAR = 1e-3 of comparisons, one score in a thousand.
 
-Memory: the protocol alone in a process of its own, which imports, makes the probes and runs. `peak_bytes` is
-`ru_maxrss` of that process, all of it, with the libraries.
+Memory: the protocol alone in a process of its own, which imports, makes the probes and runs. `peak_bytes` is `VmHWM`
+of that process (Linux), all of it, with the libraries; `ru_maxrss` would begin with what its parent had when it started
+it.
 """
 
 import argparse
 import datetime
 import json
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -142,7 +142,8 @@ def child(arguments: argparse.Namespace) -> None:
     taken = time.perf_counter()
     report = run_protocol(arguments)
     taken = time.perf_counter() - taken
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    status = Path("/proc/self/status").read_text()
+    peak = int(status.partition("VmHWM:")[2].split()[0]) * 1024
     print(json.dumps({"peak_bytes": peak, "seconds": taken, "report": report.to_dict()}))
 
 

@@ -7,9 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
-from lfs.locations import first_line
 from lfs.terminal import printable
-from search_space.errors import UserError
+from search_space.errors import UserError, first_line
 
 OK, FAILED, USAGE = 0, 1, 2
 MAX_LINE = 4000

@@ -3,37 +3,34 @@
 import argparse
 import os
 import shutil
-import sys
 import tempfile
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
-from itertools import islice
-from multiprocessing import get_context
+from functools import cache
+from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
-from rich.progress import track
 
 from lfs.commands import OK
-from lfs.data_pairs import number_from, require_other_file
+from lfs.data_pairs import require_other_file
 from lfs.face_detectors import CHOICES, Detector, Dlib, YuNet
-from lfs.terminal import SafeConsole, printable
+from lfs.options import number_from
+from lfs.progress import WorkProgress
+from lfs.terminal import printable
 from search_space.errors import UserError
-from trainers.checkpoint import sync_path
 from trainers.data.align import Floats, align_face, read_landmarks
 from trainers.data.datum import decode_datum, encode_datum
+from trainers.data.importers.folder import EXTENSIONS
+from trainers.data.importers.pool import in_order, num_cores
+from trainers.data.importers.source import MAX_PICTURE_BYTES
 from trainers.data.lists import read_list
 from trainers.data.lmdb_source import LmdbSource, write_lmdb
 from trainers.data.picture_file import decode_file, decode_stored
-from trainers.data.text_file import write_lines
 from trainers.untrusted import read_file
+from trainers.whole_file import sync_path, write_lines
 
 HELP = "turn, scale and shift faces onto the usual 112x112 template, by five landmarks"
 EXAMPLE = """\
@@ -47,8 +44,6 @@ Example:
     python -m lfs.data align photos faces --face largest
     python -m lfs.data align raw.lmdb faces.lmdb --landmarks points.txt --list raw.txt --out-list faces.txt
 """
-SUFFIXES = (".jpg", ".jpeg", ".png")
-MAX_PICTURE_BYTES = 64 * 2**20
 TASK = 16
 """Pictures that a process is given at a time."""
 
@@ -99,7 +94,7 @@ def add_parser(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     parser.add_argument("--size", type=number_from(16), default=112, help="side of the aligned pictures [112]")
     parser.add_argument("--quality", type=number_from(1, 100), default=95, help="JPEG quality, 1 to 100 [95]")
     parser.add_argument(
-        "--workers", type=number_from(1), default=os.cpu_count() or 1, help="processes [one per core]"
+        "--workers", type=number_from(1), default=num_cores(), help="processes [one per core]"
     )  # fmt: skip
     parser.set_defaults(run=run)
 
@@ -118,13 +113,10 @@ def run(options: argparse.Namespace) -> int:
     if points is None:
         _detector(plan)  # what cannot be used is refused before processes are started
     faults: list[Aligned] = []
-    found = _found(_aligned(plan, keys, points, options.workers), options, faults)
-    shown = track(
-        found, "faces", total=len(keys), console=SafeConsole(stderr=True), disable=not sys.stderr.isatty(),
-        transient=True,
-    )  # fmt: skip
     write = _write_lmdb if plan.is_lmdb else _write_folder
-    write(options.out, shown)
+    with WorkProgress() as progress:
+        results = progress.along("aligning", _aligned(plan, keys, points, options.workers), len(keys))
+        write(options.out, _found(results, options, faults))
     missing = options.missing or f"{options.out.rstrip('/')}.missing.txt"
     write_lines(missing, (printable(f"{item.key}: {item.fault}") for item in faults))
     if options.list:
@@ -160,7 +152,7 @@ def _pictures_in(folder: str) -> list[str]:
     found: list[str] = []
     for root, _, names in os.walk(folder):
         inner = Path(os.path.relpath(root, folder))
-        found += [(inner / name).as_posix() for name in names if name.lower().endswith(SUFFIXES)]
+        found += [(inner / name).as_posix() for name in names if Path(name).suffix.lower() in EXTENSIONS]
     found.sort(key=os.fsencode)
     for key in found:
         try:
@@ -211,38 +203,21 @@ class _Worker:
         return Aligned(key, encoded.tobytes(), label, "", False)
 
 
-_worker: _Worker | None = None
+@cache
+def _worker(plan: Plan, detects: bool) -> _Worker:
+    """That of this process: detectors take long to load."""
+    return _Worker(plan, detects)
 
 
-def _start_worker(plan: Plan, detects: bool) -> None:
-    global _worker
-    _worker = _Worker(plan, detects)
-
-
-def _work(task: list[tuple[str, Floats | None]]) -> list[Aligned]:
-    assert _worker
-    return _worker.align(task)
+def _work(plan: Plan, detects: bool, task: list[tuple[str, Floats | None]]) -> list[Aligned]:
+    return _worker(plan, detects).align(task)
 
 
 def _aligned(plan: Plan, keys: list[str], points: Mapping[str, Floats] | None, workers: int) -> Iterator[Aligned]:
     """What became of each picture, in order, whatever the number of processes."""
     named = ((key, points.get(key) if points else None) for key in keys)
-    tasks = iter(lambda: list(islice(named, TASK)), [])
-    if workers == 1 or len(keys) <= TASK:
-        worker = _Worker(plan, points is None)
-        for task in tasks:
-            yield from worker.align(task)
-        return
-    with ExitStack() as stack:
-        pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (plan, points is None))
-        stack.callback(partial(pool.shutdown, cancel_futures=True))
-        waiting: deque[Future[list[Aligned]]] = deque(pool.submit(_work, task) for task in islice(tasks, 4 * workers))
-        try:
-            while waiting:
-                yield from waiting.popleft().result()
-                waiting.extend(pool.submit(_work, task) for task in islice(tasks, 1))
-        except BrokenProcessPool:
-            raise UserError("a process ended early, for lack of memory maybe; try fewer --workers") from None
+    tasks = ((plan, points is None, task) for task in iter(lambda: list(islice(named, TASK)), []))
+    yield from chain.from_iterable(in_order(_work, tasks, min(workers, -(-len(keys) // TASK))))
 
 
 def _found(results: Iterable[Aligned], options: argparse.Namespace, faults: list[Aligned]) -> Iterator[Aligned]:

@@ -1,19 +1,18 @@
 """`bin`: insightface's evaluation files as an LMDB of Datums and a pairs file."""
 
 import argparse
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from rich.progress import track
-
 from lfs.commands import OK
-from lfs.data_pairs import number_from, require_other_file
-from lfs.terminal import SafeConsole, printable
+from lfs.data_pairs import require_other_file
+from lfs.options import number_from
+from lfs.progress import WorkProgress
+from lfs.terminal import printable
 from search_space.errors import UserError
 from trainers.data.eval_bin import EvalBin, read_eval_bin, stored
 from trainers.data.lmdb_source import write_lmdb
-from trainers.data.text_file import write_lines
+from trainers.whole_file import write_lines
 
 HELP = "turn an insightface .bin file into an LMDB and a pairs file"
 EXAMPLE = """\
@@ -63,12 +62,8 @@ def run(options: argparse.Namespace) -> int:
         if not kept():  # while what was there before is not yet replaced
             raise UserError(f"{options.bin}: expected pictures that decode, got no pair with two of them")
 
-    console = SafeConsole(stderr=True)
-    shown = track(
-        pictures(), "pictures", total=len(held.pictures), console=console, disable=not sys.stderr.isatty(),
-        transient=True,
-    )  # fmt: skip
-    write_lmdb(options.lmdb, shown)
+    with WorkProgress() as progress:
+        write_lmdb(options.lmdb, progress.along("converting", pictures(), len(held.pictures)))
     rows = kept()
     write_lines(options.pairs, _lines(held, rows))
     if faults:

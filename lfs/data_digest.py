@@ -1,7 +1,8 @@
 """What a run's data is, in a few bytes a file: cheap for millions of pictures, enough to notice that it is another."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -29,7 +30,7 @@ def data_digest(data: DataConfig) -> dict[str, str]:
     Raises:
         UserError: a file cannot be read, or a key of a list is not in its LMDB.
     """
-    return {setting: _sha256(path) if keys is None else _lmdb(path, keys) for setting, path, keys in _files(data)}
+    return {setting: _sha256(path) if keys is None else lmdb_digest(path, keys) for setting, path, keys in _files(data)}
 
 
 def refuse_other_data(store: RunStore, data: DataConfig) -> None:
@@ -78,7 +79,10 @@ def _of_set(sets: PairsConfig, number: int) -> Iterator[Keys]:
         yield from (pairs.left, pairs.right)
 
 
-def _lmdb(path: str, lists: Iterator[Keys]) -> str:
+def lmdb_digest(path: str | Path, lists: Iterable[Keys]) -> str:
+    """Numbers of entries and pages of an LMDB, and a digest of some of the records that its lists name; see
+    `data_digest`.
+    """
     source, digest = LmdbSource(path), hashlib.sha256()
     entries, pages = source.extent()
     parts = list(lists)

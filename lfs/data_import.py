@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lfs.commands import OK
+from lfs.options import number_from
 from lfs.progress import WorkProgress
 from lfs.terminal import SafeConsole
 from search_space.errors import UserError
@@ -18,8 +19,10 @@ from trainers.data.importers.plan import Choice
 from trainers.data.importers.recordio import RecordSource
 from trainers.data.importers.source import Source
 from trainers.data.picture_file import JPEG, PNG
+from trainers.whole_file import write_lines
 
 KINDS = ("folder", "recordio", "lmdb", "parquet", "webdataset")
+MAX_WORKERS = 1024
 SHOWN = 20
 """Names that are printed of a long list of them."""
 
@@ -61,7 +64,7 @@ def add_parser(actions: Any) -> None:
     made.add_argument("--quality", type=int, default=95, metavar="1-100", help="of JPEGs that are encoded [95]")
     made.add_argument("--png", action="store_true", help="encode as PNG, where pictures are encoded")
     made.add_argument("--skip-bad", action="store_true", help="leave out pictures that do not decode, and list them")
-    made.add_argument("--workers", type=workers, metavar="N", help="processes [one per core]")
+    made.add_argument("--workers", type=number_from(1, MAX_WORKERS), metavar="N", help="processes [one per core]")
     made.add_argument("--json", action="store_true", help="print what came of it as JSON")
     made.set_defaults(run=run_import)
     made = actions.add_parser(
@@ -76,14 +79,6 @@ def add_parser(actions: Any) -> None:
     )
     made.add_argument("--json", action="store_true", help="print all of it as JSON")
     made.set_defaults(run=run_overlap)
-
-
-def workers(text: str) -> int:
-    """A number of processes."""
-    number = int(text)
-    if not 1 <= number <= 1024:
-        raise argparse.ArgumentTypeError(f"expected 1 to 1024, got {number}")
-    return number
 
 
 def run_import(options: argparse.Namespace) -> int:
@@ -190,7 +185,7 @@ def run_overlap(options: argparse.Namespace) -> int:
     left, right = identities_of(options.left), identities_of(options.right)
     shared = in_both(left, right)
     if options.out:
-        Path(options.out).write_text("".join(f"{name}\n" for name in shared), encoding="utf-8")
+        write_lines(options.out, shared)
     if options.json:
         print(json.dumps({"left": len(left), "right": len(right), "shared": shared}, indent=1))
         return OK

@@ -9,7 +9,8 @@ from typing import Any
 from rich.table import Table
 
 from lfs.commands import FAILED, OK
-from lfs.data_import import workers
+from lfs.data_import import MAX_WORKERS
+from lfs.options import number_from
 from lfs.progress import WorkProgress
 from lfs.terminal import SafeConsole
 from search_space.errors import UserError
@@ -52,7 +53,7 @@ def add_parser(actions: Any) -> None:
 def _add_common(made: argparse.ArgumentParser) -> None:
     made.add_argument("set", metavar="SET", help="folder of an imported set, or an LMDB")
     made.add_argument("--list", metavar="FILE", help="`key label` lines of an LMDB")
-    made.add_argument("--workers", type=workers, metavar="N", help="processes [one per core]")
+    made.add_argument("--workers", type=number_from(1, MAX_WORKERS), metavar="N", help="processes [one per core]")
     made.add_argument("--json", action="store_true", help="print all of it as JSON")
 
 

@@ -1,18 +1,18 @@
 """`pairs` and `lfw`: verification pairs of a labelled set, and those that LFW is published with."""
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 
 from lfs.commands import OK
+from lfs.options import number_from
 from lfs.overlap import identities, overlap_line
 from lfs.terminal import printable
 from search_space.errors import UserError
 from trainers.data.lfw_pairs import DEFAULT_KEY, key_pattern, pair_lines, read_official_pairs
-from trainers.data.lists import Keys, line_of_row, read_list
+from trainers.data.lists import read_list, refuse_repeated
 from trainers.data.lmdb_source import LmdbSource
 from trainers.data.make_pairs import MadePairs, make_pairs
-from trainers.data.text_file import write_lines
+from trainers.whole_file import write_lines
 
 PAIRS_HELP = "draw balanced verification pairs from a labelled set"
 PAIRS_EXAMPLE = """\
@@ -57,23 +57,11 @@ def add_parser(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     lfw.set_defaults(run=run_lfw)
 
 
-def number_from(least: int, most: int = 10**15) -> Callable[[str], int]:
-    """The type of a flag that takes a whole number from `least` to `most`."""
-
-    def parse(text: str) -> int:
-        if not (text.isascii() and text.isdigit() and len(text) <= 16 and least <= int(text) <= most):
-            law = f"expected a whole number from {least}" + (f" to {most}" if most < 10**15 else "")
-            raise argparse.ArgumentTypeError(f"{law}, got {text[:50]!r}")
-        return int(text)
-
-    return parse
-
-
 def run_pairs(options: argparse.Namespace) -> int:
     """Draw the pairs, write them, and say what they are."""
     require_other_file(options.out, options.list)
     keys, labels = read_list(options.list, gaps=True)
-    refuse_twice(options.list, keys)
+    refuse_repeated(options.list, keys)
     try:
         made = make_pairs(labels, options.folds, options.pairs_per_fold, options.seed)
     except UserError as error:
@@ -107,15 +95,6 @@ def run_lfw(options: argparse.Namespace) -> int:
     each = f"{official.per_fold:,} genuine and {official.per_fold:,} impostor"
     print(printable(f"{options.out}: {len(official.pairs):,} pairs, {folds} of {each}"))
     return OK
-
-
-def refuse_twice(path: str, keys: Keys) -> None:
-    """Raise `UserError` for the first key that comes a second time."""
-    seen: set[str] = set()
-    for row, key in enumerate(keys):
-        if key in seen:
-            raise UserError(f"line {line_of_row(path, row)} of {path}: expected each key once, got {key!r} again")
-        seen.add(key)
 
 
 def require_other_file(out: str, source: str) -> None:

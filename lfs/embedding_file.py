@@ -10,7 +10,7 @@ that is cut short ends the process.
 
 import mmap
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet
 
-from lfs.locations import first_line
-from search_space.errors import UserError, shown
+from search_space.errors import UserError, first_line, shown
 from trainers.data.lists import Integers, Keys, read_keys
 from trainers.identification import NpyDistractors
 from trainers.parquet_structure import MAX_BYTES, MAX_VALUES, Limits, check_parquet
@@ -98,20 +97,6 @@ class EmbeddingFile:
             put(to, values)
             seen[to] = True
         return seen
-
-    def take(self, keys: Sequence[str]) -> npt.NDArray[np.float32]:
-        """[len(keys), dim] embeddings by key, in the memory of the result.
-
-        Raises:
-            UserError: as `spread`, or a key that the file does not have.
-        """
-        found = np.empty((len(keys), self.dim), np.float32)
-
-        def put(rows: Integers, embeddings: npt.NDArray[Any]) -> None:
-            found[rows] = embeddings
-
-        self.refuse_missing(keys, self.spread(keys, put))
-        return found
 
     def refuse_missing(self, keys: Keyed, seen: npt.NDArray[np.bool_]) -> None:
         """Raise `UserError` unless all keys were seen."""

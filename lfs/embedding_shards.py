@@ -25,13 +25,13 @@ import pyarrow.parquet
 from filelock import FileLock, Timeout
 
 from lfs.embedding_file import METADATA, description_file, keys_file
-from lfs.outputs import whole_file, write_file, writing
 from lfs.terminal import printable
 from search_space.errors import UserError
 from trainers.checkpoint import load_checkpoint, save_checkpoint
 from trainers.data.lists import Integers, Keys
 from trainers.embedder import EmbeddedShard, Shard
 from trainers.untrusted import parse_json, read_file
+from trainers.whole_file import output_file, write_bytes, write_lines, writing
 
 SETTINGS, LOCK = "settings.json", "lock"
 NAME = re.compile(r"[0-9]{6,}\.safetensors")
@@ -121,7 +121,7 @@ class ShardStore:
             for old in self.folder.iterdir():
                 if NAME.fullmatch(old.name):
                     old.unlink()
-        write_file(path, self._settings.encode())
+        write_bytes(path, self._settings.encode())
 
     def missing(self) -> list[int]:
         """Shards that are not there whole."""
@@ -182,8 +182,7 @@ class ShardStore:
             for old in (plan.out, bad_file):  # it would be another output's
                 old.unlink(missing_ok=True)
         if bad:
-            lines = (f"{key} {printable(' '.join(reason.split()))}\n" for key, reason in bad)
-            write_file(bad_file, "".join(lines).encode())
+            write_lines(bad_file, (f"{key} {printable(' '.join(reason.split()))}" for key, reason in bad))
         made_by = plan.made_by | {"rows": len(rows), "dtype": plan.dtype}
         if plan.out.suffix == ".parquet":
             self._write_parquet(made_by)
@@ -209,14 +208,12 @@ class ShardStore:
     def _write_npy(self, rows: Integers, made_by: dict[str, Any]) -> None:
         """The array last: who finds it finds the others too."""
         plan = self.plan
-        with whole_file(keys_file(plan.out)) as file:
-            for start in range(0, len(rows), plan.shard_rows):
-                part = rows[start : start + plan.shard_rows]
-                pairs = zip(plan.keys.take(part), plan.labels[part].tolist(), strict=True)
-                file.write("".join(f"{key} {label}\n" for key, label in pairs).encode())
-        write_file(description_file(plan.out), json.dumps(made_by, indent=1, sort_keys=True).encode() + b"\n")
+        blocks = (rows[start : start + plan.shard_rows] for start in range(0, len(rows), plan.shard_rows))
+        pairs = (pair for part in blocks for pair in zip(plan.keys.take(part), plan.labels[part].tolist(), strict=True))
+        write_lines(keys_file(plan.out), (f"{key} {label}" for key, label in pairs))
+        write_bytes(description_file(plan.out), json.dumps(made_by, indent=1, sort_keys=True).encode() + b"\n")
         header = {"descr": np.dtype(plan.dtype).str, "fortran_order": False, "shape": (len(rows), plan.dim)}
-        with whole_file(plan.out) as file:
+        with output_file(plan.out) as file:
             np.lib.format.write_array_header_1_0(file, header)
             for _, part in self._parts():
                 file.write(np.ascontiguousarray(part).data)
@@ -228,7 +225,7 @@ class ShardStore:
         fields = [("key", pa.string()), ("label", pa.int64()), ("embedding", pa.list_(kind, plan.dim))]
         schema = pa.schema(fields, {METADATA: json.dumps(made_by, sort_keys=True).encode()})
         with (
-            whole_file(plan.out) as file,
+            output_file(plan.out) as file,
             pyarrow.parquet.ParquetWriter(file, schema, use_dictionary=False, compression="none") as writer,
         ):
             for rows, part in self._parts():

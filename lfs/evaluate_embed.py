@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from lfs.commands import OK
+from lfs.data_digest import lmdb_digest
 from lfs.embed_workers import add_worker_flags, embed_options, number, workers_of
 from lfs.embedding_shards import DTYPES, SHARD_ROWS, Plan, ShardStore, outputs_of
 from lfs.model_file import ModelFile, find_models
@@ -26,11 +27,9 @@ from lfs.outputs import refuse_existing
 from lfs.terminal import printable
 from lfs.view import View
 from search_space.errors import UserError, require
-from trainers.data.lists import Integers, Keys, line_of_row, read_list
+from trainers.data.lists import Integers, Keys, line_of_row, read_list, refuse_repeated
 from trainers.data.lmdb_source import LmdbSource
 from trainers.embedder import BackboneModel
-
-MAX_KEYS_LOOKED_UP = 500_000
 
 
 def add_parser(actions: Any) -> None:
@@ -100,36 +99,19 @@ def plan_of(options: argparse.Namespace, found: ModelFile, model: BackboneModel,
     """
     path, lmdb = Path(options.list).expanduser(), Path(options.lmdb).expanduser()
     keys, labels = read_list(path, gaps=True)
-    refuse_keys(path, keys, LmdbSource(lmdb))
-    entries, pages = LmdbSource(lmdb).extent()
+    refuse_repeated(path, keys)
+    LmdbSource(lmdb).refuse_missing(keys, lambda row: f"line {line_of_row(path, row)} of {path}")
     rows = number(options.shard_rows, "--shard-rows", int, 10**7)
     require(rows >= 1, "--shard-rows must be at least 1", rows)
     made_by = {
         "source": found.source, "sha256": model.digest, "backbone": found.network.backbone,
         "embedding_dim": found.network.embedding_dim, "input_size": found.network.input_size, "flip": flip,
     }  # fmt: skip
-    pictures = {"list_sha256": digest_of(keys, labels), "lmdb_entries": entries, "lmdb_pages": pages}
+    pictures = {"list_sha256": digest_of(keys, labels), "lmdb": lmdb_digest(lmdb, [keys])}
     return Plan(
         out=out, lmdb=lmdb, keys=keys, labels=labels, dim=found.network.embedding_dim, dtype=options.dtype,
         made_by=made_by, pictures=pictures, shard_rows=rows,
     )  # fmt: skip
-
-
-def refuse_keys(path: Path, keys: Keys, source: LmdbSource) -> None:
-    """Raise `UserError` for the first key of a list that is there twice, or that the LMDB does not have.
-
-    Of a very long list the first keys are looked up; for the others, whoever reads their pictures says so.
-    """
-    seen: set[str] = set()
-    for row, key in enumerate(keys):
-        if key in seen:
-            raise UserError(f"line {line_of_row(path, row)} of {path}: expected each key once, got {key!r} again")
-        seen.add(key)
-        if row < MAX_KEYS_LOOKED_UP and key not in source:
-            raise UserError(
-                f"line {line_of_row(path, row)} of {path}: key {key!r} is not in {source.path}; "
-                "check that list and LMDB belong together"
-            )
 
 
 def digest_of(keys: Keys, labels: Integers) -> str:

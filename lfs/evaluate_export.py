@@ -23,7 +23,7 @@ from lfs.commands import OK
 from lfs.evaluate_embed import one_model
 from lfs.model_file import MODEL, WEIGHTS, ModelFile, save_model
 from lfs.onnx_file import TOLERANCE, compare, onnx_bytes, require_packages
-from lfs.outputs import refuse_existing, write_file
+from lfs.outputs import refuse_existing
 from lfs.terminal import printable
 from lfs.view import View
 from search_space.errors import require
@@ -32,6 +32,7 @@ from trainers.data.lists import Keys
 from trainers.data.lmdb_source import LmdbSource
 from trainers.data.sets import Pictures
 from trainers.embedder import BackboneModel
+from trainers.whole_file import write_bytes
 
 NUM_PICTURES = 16
 
@@ -76,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
         if pictures is not None:
             real = compare(model, data, pictures)
             said += f", on {real.num_pictures} of {Path(options.lmdb).name} by {real.worst:.1e}"
-        write_file(onnx, data)
+        write_bytes(onnx, data)
         view.say(f"torch and onnxruntime differ on {said} of an embedding's length (allowed: {TOLERANCE:.0e})")
         view.say(f"{found.source} in {printable(str(onnx))}, {len(data):,} bytes")
     return OK

@@ -20,7 +20,6 @@ Paths start at --data.root. configs/sets/public.yaml has the public sets.
 """
 
 import argparse
-import importlib
 import json
 import math
 import sys
@@ -36,11 +35,13 @@ from lfs.evaluation import Evaluation, ModelResult
 from lfs.evaluation_sets import PUBLIC, ROOT_VARIABLE, NamedSet, chosen_sets, data_root, given_set, recipe_sets
 from lfs.evaluation_table import EvaluationTable
 from lfs.model_file import ModelFile, find_models
-from lfs.outputs import refuse_existing, write_file
+from lfs.outputs import refuse_existing
 from lfs.overlap import identities, identities_of_keys, overlap_line
 from lfs.terminal import printable, spreadsheet_safe
 from lfs.view import View
-from search_space.errors import UserError, require
+from search_space.errors import require
+from trainers.verification.roc_curve import roc_curve
+from trainers.whole_file import write_bytes
 
 
 def add_parser(actions: Any) -> None:
@@ -182,13 +183,12 @@ def outputs_of(options: argparse.Namespace, names: Sequence[str]) -> list[Path]:
     """Every file that is going to be written.
 
     Raises:
-        UserError: a folder for ROC curves that is a file, or no way to draw them.
+        UserError: a folder for ROC curves that is a file.
     """
     files = [Path(name).expanduser() for name in (options.json, options.csv, options.markdown) if name not in ("", "-")]
     if options.roc:
         folder = Path(options.roc).expanduser()
         require(not folder.exists() or folder.is_dir(), "--roc must name a folder", options.roc)
-        roc_modules()
         files += [folder / f"{name}.{suffix}" for name in names for suffix in ("png", "csv")]
     return files
 
@@ -208,7 +208,7 @@ def report(table: EvaluationTable, options: argparse.Namespace, view: View) -> N
         if file == "-":
             sys.stdout.write(text())
         elif file:
-            write_file(Path(file).expanduser(), text().encode())
+            write_bytes(Path(file).expanduser(), text().encode())
     if options.roc:
         write_curves(table, Path(options.roc).expanduser())
     written = [name for name in (options.json, options.csv, options.markdown, options.roc) if name not in ("", "-")]
@@ -225,25 +225,14 @@ def finite(value: Any) -> Any:
 
 def write_curves(table: EvaluationTable, folder: Path) -> None:
     """A figure and a CSV file for each set, with a curve for each model."""
-    drawn, made = roc_modules()
+    from lfs.roc_plot import roc_csv, roc_png  # matplotlib takes a second
+
     for name, title in table.titles.items():
         curves = {}
         for result in table.results:
             if pairs := result.results[name].scored:
                 label = result.label if result.label not in curves else result.source
-                curves[label] = made.roc_curve(*pairs)
+                curves[label] = roc_curve(*pairs)
         if curves:
-            write_file(folder / f"{name}.png", drawn.roc_png(curves, title))
-            write_file(folder / f"{name}.csv", drawn.roc_csv(curves))
-
-
-def roc_modules() -> tuple[Any, Any]:
-    """What draws curves, and what makes them.
-
-    Raises:
-        UserError: they are not there.
-    """
-    try:
-        return importlib.import_module("lfs.roc_plot"), importlib.import_module("trainers.verification.roc_curve")
-    except ModuleNotFoundError as error:
-        raise UserError(f"--roc needs {error.name}, which is not installed here") from None
+            write_bytes(folder / f"{name}.png", roc_png(curves, title))
+            write_bytes(folder / f"{name}.csv", roc_csv(curves))

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from operator import eq
 from typing import Any
 
@@ -21,8 +22,6 @@ from trainers.protocol import Embedded, EvaluationProtocol, PictureSet, Progress
 
 ROWS = 1024
 """Pictures of a set that are embedded in one piece."""
-
-MAX_KEYS_LOOKED_UP = 500_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +66,8 @@ class Evaluation:
         for protocol in self.protocols:
             for picture_set in protocol.needs():
                 if self._file(picture_set) is None:
-                    refuse_missing(protocol, picture_set)
+                    where = partial(protocol.where, picture_set.name)
+                    LmdbSource(picture_set.lmdb).refuse_missing(picture_set.keys, where)
             for note in protocol.notes():
                 self.view.warn(note)
 
@@ -183,17 +183,6 @@ class Evaluation:
 def has_in_order(file: EmbeddingFile, one: PictureSet) -> bool:
     """Whether the keys of a file are those of a set, in the same order, so that it can be read as it is."""
     return len(file) == len(one.keys) and all(map(eq, file.names(), one.keys))
-
-
-def refuse_missing(protocol: EvaluationProtocol, one: PictureSet) -> None:
-    """Raise `UserError` for the first key that the LMDB does not have, with the line that names it."""
-    source = LmdbSource(one.lmdb)
-    for row, key in enumerate(one.keys):
-        if row >= MAX_KEYS_LOOKED_UP:  # whoever reads it says so
-            return
-        if key not in source:
-            law = f"{protocol.where(one.name, row)}: key {key!r} is not in {one.lmdb}"
-            raise UserError(f"{law}; check that both belong together")
 
 
 def refuse_other_model(file: EmbeddingFile, found: ModelFile, model: BackboneModel, flip: bool) -> None:

@@ -15,8 +15,8 @@ from typing import Protocol
 import pyarrow.fs
 
 from lfs.locations import open_root
-from trainers.checkpoint import sync_path
 from trainers.untrusted import require_regular
+from trainers.whole_file import sync_path
 
 Part = bytes | memoryview
 CHUNK_BYTES = 16 * 2**20

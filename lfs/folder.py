@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 from tenacity import RetryCallState, RetryError, Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
 from lfs.files import Entry, Files, Part, open_files
-from lfs.locations import first_line, under
+from lfs.locations import under
 from lfs.patience import LIMIT_S, Patience, UnansweredError
 from lfs.untrusted import MAX_TABLE_BYTES
-from search_space.errors import UserError
+from search_space.errors import UserError, first_line
 from trainers.checkpoint import MAX_CHECKPOINT_BYTES
 from trainers.untrusted import parse_json
 

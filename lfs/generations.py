@@ -19,11 +19,11 @@ import pyarrow.parquet
 
 from lfs.files import Entry, Part
 from lfs.folder import TEMPORARY, Folder, StorageError, logger, reason
-from lfs.locations import first_line, under
+from lfs.locations import under
 from lfs.messages import GenerationRecord, SearchState
 from lfs.stored import generation_of, state_and_summary
 from lfs.untrusted import read_table
-from search_space.errors import UserError
+from search_space.errors import UserError, first_line
 from trainers.candidate import Weights
 from trainers.checkpoint import from_bytes, to_parts
 from trainers.untrusted import parse_json

@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl, quote, urlsplit
 import pyarrow as pa
 import pyarrow.fs
 
-from search_space.errors import UserError, require
+from search_space.errors import UserError, first_line, require
 
 SECRET = re.compile(r"access.?key|account.?key|secret|sas|token|passw|credential|signature", re.IGNORECASE)
 """Options of a URI that give access to whoever reads them."""
@@ -62,8 +62,3 @@ def under(root: str, *parts: str) -> str:
         return "/".join((root.rstrip("/"), *parts))
     place, question, options = root.partition("?")
     return "/".join((place.rstrip("/"), *(quote(part, safe=PLAIN) for part in parts))) + question + options
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or what kind of error it is."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

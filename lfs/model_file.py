@@ -14,24 +14,22 @@ from typing import Any
 
 import pydantic
 import yaml
-from safetensors import SafetensorError
-from safetensors.numpy import load
 
 from lfs.board import start_of
 from lfs.compare import SETTINGS as COMPARISON
 from lfs.compare import cells_of, frame_of
 from lfs.config import CompareConfig, SearchConfig
-from lfs.locations import first_line, under
+from lfs.locations import under
 from lfs.options import read_recipe
-from lfs.outputs import write_file, writing
 from lfs.run_store import CONFIG, RunStore
 from lfs.scores import REWARD, best_point, display_name, read_cells
 from lfs.settings import load_settings
 from search_space.errors import UserError, shown
 from trainers.candidate import Weights
-from trainers.checkpoint import MAX_CHECKPOINT_BYTES, to_bytes
+from trainers.checkpoint import MAX_CHECKPOINT_BYTES, from_bytes, to_bytes
 from trainers.embedder import BackboneModel, Network, backbone_weights
 from trainers.untrusted import read_file
+from trainers.whole_file import write_bytes, writing
 
 MODEL, WEIGHTS = "model.yaml", "model.safetensors"
 FORMAT = 1
@@ -183,8 +181,8 @@ def save_model(folder: Path, model: BackboneModel, origin: dict[str, Any]) -> No
     )  # fmt: skip
     with writing(folder):
         (folder / MODEL).unlink(missing_ok=True)
-    write_file(folder / WEIGHTS, data)
-    write_file(folder / MODEL, yaml.safe_dump(values.model_dump(), sort_keys=False).encode())
+    write_bytes(folder / WEIGHTS, data)
+    write_bytes(folder / MODEL, yaml.safe_dump(values.model_dump(), sort_keys=False).encode())
 
 
 def model_of_folder(folder: Path) -> ModelFile:
@@ -228,7 +226,4 @@ def read_weights(path: Path, sha256: str) -> Weights:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     if hashlib.sha256(data).hexdigest() != sha256:
         raise UserError(f"{path}: damaged: its SHA-256 differs from the one in {MODEL}; export the model again")
-    try:
-        return dict(load(data))
-    except (SafetensorError, KeyError, ValueError, TypeError, MemoryError) as error:
-        raise UserError(f"{path}: expected a safetensors file: {first_line(error)[:200]}") from None
+    return from_bytes(data, source=str(path))[0]

@@ -14,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lfs.locations import first_line
-from search_space.errors import UserError
+from search_space.errors import UserError, first_line
 from trainers.embedder import BackboneModel
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")

@@ -11,7 +11,7 @@ import functools
 import inspect
 import textwrap
 import typing
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from types import UnionType
 from typing import Any, NoReturn
@@ -252,3 +252,15 @@ def checked(cls: type[T], values: Tree, source: str, node: yaml.Node | None = No
         return typing.cast(T, _validator(typing.cast(Any, cls)).validate_python(values))
     except pydantic.ValidationError as error:
         raise UserError(describe(error, source, node, flags)) from None
+
+
+def number_from(least: int, most: int = 10**15) -> Callable[[str], int]:
+    """The type of a flag that takes a whole number from `least` to `most`."""
+
+    def parse(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and len(text) <= 16 and least <= int(text) <= most):
+            law = f"expected a whole number from {least}" + (f" to {most}" if most < 10**15 else "")
+            raise argparse.ArgumentTypeError(f"{law}, got {text[:50]!r}")
+        return int(text)
+
+    return parse

@@ -4,12 +4,9 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from search_space.errors import UserError
+from trainers.data.importers.identity_file import FILE_NAME, MAX_BYTES
 from trainers.data.lists import read_keys, read_list
 from trainers.untrusted import read_file
-
-IDENTITIES = "identities.txt"
-"""`label identity` per line, beside the list of an imported set."""
-MAX_BYTES = 2**30
 
 
 def identities_of_keys(keys: Iterable[str]) -> set[str]:
@@ -26,7 +23,7 @@ def identities(path: Path, keys: Collection[str] | None = None) -> set[str]:
     Raises:
         UserError: a file cannot be read.
     """
-    beside = path.with_name(IDENTITIES)
+    beside = path.with_name(FILE_NAME)
     if not beside.is_file():
         return identities_of_keys(keys if keys is not None else read_keys(path))
     listed, labels = read_list(path, gaps=True)
@@ -36,7 +33,7 @@ def identities(path: Path, keys: Collection[str] | None = None) -> set[str]:
         lines = read_file(beside, MAX_BYTES).decode().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{beside}: cannot be read as text: {error}") from None
-    pairs = (line.split(maxsplit=1) for line in lines)
+    pairs = (line.split(maxsplit=1) for line in lines)  # labels may have gaps, where a list has a part of a set
     return {pair[1].strip() for pair in pairs if len(pair) == 2 and pair[0].isdigit() and int(pair[0]) in used}
 
 

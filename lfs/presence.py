@@ -13,9 +13,8 @@ from typing import Any
 
 import filelock
 
-from lfs.locations import first_line
 from lfs.run_store import RunStore
-from search_space.errors import UserError
+from search_space.errors import UserError, first_line
 from trainers.untrusted import parse_json
 
 RUNNING = "running.json"

@@ -1,7 +1,8 @@
 """How far long work is: a bar with rate and time left on a terminal, one plain line now and then in a pipe."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -9,6 +10,8 @@ from rich.progress import BarColumn, Progress, TextColumn
 from lfs.terminal import SafeConsole
 
 LINE_EVERY_S = 10.0
+DRAW_EVERY_S = 0.1
+T = TypeVar("T")
 
 
 class WorkProgress:
@@ -26,7 +29,7 @@ class WorkProgress:
     ) -> None:
         self._unit, self._clock = unit, clock
         self._console = console or SafeConsole(stderr=True, soft_wrap=True)
-        self._stage, self._began, self._first, self._said = "", 0.0, 0, 0.0
+        self._stage, self._began, self._first, self._said, self._drawn = "", 0.0, 0, 0.0, 0.0
         self._bar = Progress(
             TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"),
             console=self._console, transient=True, auto_refresh=False,
@@ -48,13 +51,21 @@ class WorkProgress:
                 self._bar.remove_task(task)
             self._bar.add_task(stage, total=total, text="")
             self._stage, self._began, self._first, self._said = stage, now, done, now
-        text = self.text(done, total, now)
-        for task in self._bar.task_ids:
-            self._bar.update(task, completed=done, total=total, text=text)
-        self._bar.refresh()
+        if self._console.is_terminal and (now - self._drawn >= DRAW_EVERY_S or done == total):
+            self._drawn = now
+            for task in self._bar.task_ids:
+                self._bar.update(task, completed=done, total=total, text=self.text(done, total, now))
+            self._bar.refresh()
         if not self._console.is_terminal and now - self._said >= LINE_EVERY_S:
             self._said = now
-            self._console.print(f"{stage}: {text}")
+            self._console.print(f"{stage}: {self.text(done, total, now)}")
+
+    def along(self, stage: str, things: Iterable[T], total: int) -> Iterator[T]:
+        """The things, with an update for each that is done with."""
+        self.update(stage, 0, total)
+        for done, thing in enumerate(things, 1):
+            yield thing
+            self.update(stage, done, total)
 
     def text(self, done: int, total: int, now: float) -> str:
         """Counts, rate and time left in words."""

@@ -26,11 +26,11 @@ import yaml
 from lfs.config import SearchConfig
 from lfs.folder import TEMPORARY, Folder, StorageError, reason
 from lfs.generations import Generations
-from lfs.locations import first_line, under
+from lfs.locations import under
 from lfs.options import checked
 from lfs.stored import event_of, result_of
 from lfs.untrusted import read_yaml
-from search_space.errors import UserError, shown
+from search_space.errors import UserError, first_line, shown
 
 FORMAT, OLDEST_FORMAT = 2, 2
 """Format that is written, and the oldest one that is read: all from one to the other are."""

@@ -24,6 +24,11 @@ def shown(value: object) -> str:
     return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or what kind of error it is."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def require(condition: bool, law: str, value: object) -> None:
     """Raise `UserError` stating the law and the value that broke it, unless `condition` holds."""
     if not condition:

@@ -1,6 +1,7 @@
 """The import arrows: search_space <- trainers <- lfs, and Ray in lfs alone."""
 
 import ast
+import configparser
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +48,14 @@ def test_imports_follow_the_arrows(package):
     assert files
     wrong = {str(file.relative_to(ROOT)): forbidden(file.read_text(), package) for file in files}
     assert not {file: names for file, names in wrong.items() if names}
+
+
+def test_every_package_is_installed():
+    found = {str(f.parent.relative_to(ROOT)) for p in (*ALLOWED, "lfs") for f in (ROOT / p).rglob("__init__.py")}
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    listed = set(config["options"]["packages"].split())
+    assert {name.replace("/", ".") for name in found} == listed - {"configs"}
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,7 @@ map, and equal content would not give equal bytes.
 """
 
 import json
-import os
-import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from safetensors.numpy import load
 
 from search_space.errors import UserError
 from trainers.untrusted import parse_json, read_file
+from trainers.whole_file import whole_file
 
 Arrays = dict[str, npt.NDArray[np.generic]]
 
@@ -95,7 +94,8 @@ def save_checkpoint(
     """
     path = Path(path)
     try:
-        replace_file(path, to_parts(tensors, metadata))
+        with whole_file(path) as file:
+            file.writelines(to_parts(tensors, metadata))
     except OSError as error:
         raise UserError(f"{path}: cannot write the checkpoint ({error.strerror}); choose a writable folder") from error
 
@@ -111,27 +111,3 @@ def load_checkpoint(path: str | Path) -> tuple[Arrays, dict[str, Any]]:
     except OSError as error:
         raise UserError(f"{path}: cannot read the checkpoint ({error.strerror}); check the path") from error
     return from_bytes(data, source=str(path))
-
-
-def replace_file(path: Path, parts: Iterable[bytes | memoryview]) -> None:
-    """Write a file so that `path` holds the old content or the new, whatever is killed or loses power when."""
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
-    try:
-        with open(partial, "xb") as file:
-            file.writelines(parts)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    sync_path(path.parent)  # the rename itself must survive a loss of power
-
-
-def sync_path(path: str | Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

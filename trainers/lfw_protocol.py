@@ -15,7 +15,7 @@ from trainers.config import PairsConfig
 from trainers.data.verification_set import ListedPairs, VerificationSet
 from trainers.metrics import Metric
 from trainers.protocol import Embedded, Measure, PictureSet, Progress, ProtocolResult, held
-from trainers.verification import cosine_scores, evaluate_metric, fold_accuracies, fold_thresholds, roc_points
+from trainers.verification import cosine_scores, fold_thresholds, verification_report
 
 FARS = (1e-1, 1e-2, 1e-3, 1e-4)
 NUM_BOOTSTRAP = 200
@@ -87,30 +87,22 @@ class LfwProtocol:
     def _measures(
         self, scores: npt.NDArray[np.float64], same: npt.NDArray[np.bool_], fold: npt.NDArray[np.int64]
     ) -> tuple[Measure, ...]:
-        accuracies = fold_accuracies(scores, same, fold)
-        thresholds = fold_thresholds(scores, same, fold)
-        auc = evaluate_metric("auc", scores, same, fold, self.num_bootstrap)
-        return (
-            Measure(
-                name="accuracy", value=float(accuracies.mean()), standard_error=error_of_mean(accuracies), headline=True
-            ),
-            Measure(name="threshold", value=float(thresholds.mean())),
-            *self._tars(scores, same),
-            Measure(name="auc", value=auc.value, standard_error=auc.standard_error),
-        )
-
-    def _tars(self, scores: npt.NDArray[np.float64], same: npt.NDArray[np.bool_]) -> list[Measure]:
+        tars = {str(Metric(kind="tar", far=far)): far for far in self.fars}
         num_impostor = int((~same).sum())
-        told = [far for far in self.fars if far * num_impostor >= 1 - 1e-9]  # 1e-3 of 1000 pairs is one of them
-        points = roc_points(scores, same, told, self.num_bootstrap)
-        errors = np.std(points.replicates, axis=0, ddof=1)
-        known = {far: (float(points.tars[i]), float(errors[i])) for i, far in enumerate(told)}
-        names = {far: str(Metric(kind="tar", far=far)) for far in self.fars}
-        none = (None, None)
-        return [
-            Measure(name=name, value=known.get(far, none)[0], standard_error=known.get(far, none)[1])
-            for far, name in names.items()
-        ]
+        told = [name for name, far in tars.items() if far * num_impostor >= 1 - 1e-9]  # 1e-3 of 1000 pairs is one
+        found = verification_report(scores, same, fold, ["accuracy", *told, "auc"], self.num_bootstrap)
+
+        def measure(name: str, *, headline: bool = False) -> Measure:
+            error = found.get(f"{name}_se")
+            return Measure(name=name, value=found.get(name), standard_error=error, headline=headline)
+
+        thresholds = fold_thresholds(scores, same, fold)
+        return (
+            measure("accuracy", headline=True),
+            Measure(name="threshold", value=float(thresholds.mean())),
+            *map(measure, tars),
+            measure("auc"),
+        )
 
     def _refuse_empty_folds(self, same: npt.NDArray[np.bool_], fold: npt.NDArray[np.int64]) -> None:
         for number in range(self.num_folds):
@@ -119,8 +111,3 @@ class LfwProtocol:
                     f"{self.pairs}: expected both kinds of pairs in each of {self.num_folds} folds, got one kind alone "
                     f"or none in fold {number} after pictures that do not decode were skipped"
                 )
-
-
-def error_of_mean(values: npt.NDArray[np.float64]) -> float:
-    """Standard deviation over folds / sqrt(number of folds), the form that LFW results are given in."""
-    return float(np.std(values, ddof=1) / np.sqrt(len(values)))

@@ -18,6 +18,7 @@ from lfs.embedding_file import open_embeddings
 from search_space.errors import UserError
 from tests.fuzz import shapes
 from tests.fuzz.mutate import NUMBERS, Case, mutated_bytes
+from tests.lfs.evaluation_files import by_key
 from tests.trainers import bin_files
 from tests.trainers.importers.sources import MAGIC, header, jpeg, record, tar_member, with_header
 from trainers.data.align import read_landmarks
@@ -223,7 +224,7 @@ def read_npy(case: Case, folder: Path) -> object:
 def _read_embeddings(path: Path) -> object:
     file = open_embeddings(path)
     assert sum(len(part) for part in file.chunks(2)) == len(file) == len(list(file.names()))
-    return file.take(["a", "b"])
+    return by_key(file, ["a", "b"])
 
 
 def embedding_table_seeds() -> Sequence[Case]:

@@ -1,11 +1,14 @@
 """Small models and face sets for the tests of lfs.evaluate."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import yaml
 
+from lfs.embedding_file import EmbeddingFile
 from lfs.model_file import save_model
 from tests.trainers.small_trainer import SIZE, make_faces
 from trainers.backbones import build_backbone
@@ -44,3 +47,10 @@ def unit(degrees: float) -> np.ndarray[Any, np.dtype[np.float32]]:
     """A vector in the plane."""
     angle = np.deg2rad(degrees)
     return np.array([np.cos(angle), np.sin(angle)], np.float32)
+
+
+def by_key(file: EmbeddingFile, keys: Sequence[str]) -> npt.NDArray[np.float32]:
+    """[len(keys), dim] embeddings of a file."""
+    found = np.empty((len(keys), file.dim), np.float32)
+    file.refuse_missing(keys, file.spread(keys, found.__setitem__))
+    return found

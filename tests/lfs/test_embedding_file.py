@@ -11,6 +11,7 @@ import pytest
 
 from lfs.embedding_file import open_embeddings
 from search_space.errors import UserError
+from tests.lfs.evaluation_files import by_key
 
 
 def npy_bytes(header: str, data: bytes) -> bytes:
@@ -25,10 +26,10 @@ def test_an_npy_file_byte_by_byte(tmp_path: Path) -> None:
     (tmp_path / "e.keys.txt").write_text("b\na\n\nc\n")
     file = open_embeddings(tmp_path / "e.npy")
     assert (len(file), file.dim, file.made_by) == (3, 2, {})
-    np.testing.assert_array_equal(file.take(["a", "b"]), [[3, 4], [1, 2]])
+    np.testing.assert_array_equal(by_key(open_embeddings(tmp_path / "e.npy"), ["a", "b"]), [[3, 4], [1, 2]])
     assert [part.tolist() for part in file.chunks(2)] == [[[1, 2], [3, 4]], [[5, 6]]]
     with pytest.raises(UserError, match=r"key 'd' has no embedding here \(1 of 2 have none\)"):
-        file.take(["a", "d"])
+        by_key(open_embeddings(tmp_path / "e.npy"), ["a", "d"])
 
 
 @pytest.mark.parametrize(
@@ -58,11 +59,10 @@ def test_keys_must_fit_and_numbers_be_finite(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"expected a key for each of 3 rows of e.npy, got 2"):
         open_embeddings(tmp_path / "e.npy")
     (tmp_path / "e.keys.txt").write_text("a 0\nb 0\na 1\n")
-    file = open_embeddings(tmp_path / "e.npy")
     with pytest.raises(UserError, match="expected each key once, got 'a' twice"):
-        file.take(["a"])
+        by_key(open_embeddings(tmp_path / "e.npy"), ["a"])
     with pytest.raises(UserError, match="must be finite, got key 'b'"):
-        file.take(["b"])
+        by_key(open_embeddings(tmp_path / "e.npy"), ["b"])
     (tmp_path / "e.model.json").write_text("{")
     with pytest.raises(UserError, match="expected the description of a model"):
         open_embeddings(tmp_path / "e.npy")
@@ -83,7 +83,7 @@ def test_parquet_lists_of_any_float(kind: pa.DataType, tmp_path: Path) -> None:
     rows = [[np.float16(x) for x in row] for row in ([1, 2], [3, 4], [5, 6])]
     file = open_embeddings(write(tmp_path / "e.parquet", key=KEYS, embedding=pa.array(rows, kind)))
     assert (len(file), file.dim) == (3, 2)
-    np.testing.assert_array_equal(file.take(["c", "a"]), [[5, 6], [1, 2]])
+    np.testing.assert_array_equal(by_key(open_embeddings(tmp_path / "e.parquet"), ["c", "a"]), [[5, 6], [1, 2]])
     assert [part.tolist() for part in file.chunks(2)] == [[[1, 2], [3, 4]], [[5, 6]]]
 
 
@@ -102,7 +102,7 @@ def test_bad_parquet_files(tmp_path: Path) -> None:
     for line, columns in cases.items():
         path = write(tmp_path / "e.parquet", **columns)
         with pytest.raises(UserError, match=line):
-            open_embeddings(path).take(["a", "b", "c"])
+            by_key(open_embeddings(path), ["a", "b", "c"])
 
 
 def test_texts_that_are_none_in_parquet_files(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_texts_that_are_none_in_parquet_files(tmp_path: Path) -> None:
         assert old in good
         (tmp_path / "e.parquet").write_bytes(good.replace(old, new))
         with pytest.raises(UserError, match="damaged: In column 0: Invalid: Invalid UTF8|expected a Parquet file"):
-            open_embeddings(tmp_path / "e.parquet").take(["b"])
+            by_key(open_embeddings(tmp_path / "e.parquet"), ["b"])
 
 
 def test_what_is_no_file_of_embeddings(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_what_is_no_file_of_embeddings(tmp_path: Path) -> None:
     for data in (b"", b"PAR1", good[:-1], good[:40] + good[60:], b"\0" * 100):
         (tmp_path / "e.parquet").write_bytes(data)
         with pytest.raises(UserError, match="expected a Parquet file|damaged"):
-            open_embeddings(tmp_path / "e.parquet").take(["a"])
+            by_key(open_embeddings(tmp_path / "e.parquet"), ["a"])
     with pytest.raises(UserError, match="got '.bin'"):
         open_embeddings(tmp_path / "e.bin")
     with pytest.raises(UserError, match="cannot be read: No such file"):

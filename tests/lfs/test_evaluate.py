@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from lfs import evaluate, look
+from lfs import evaluate
 from lfs.commands import FAILED, OK, run_command
 from lfs.evaluation import ModelResult
 from lfs.evaluation_sets import PUBLIC, chosen_sets, given_set, recipe_sets
@@ -248,13 +248,10 @@ def test_the_root_is_the_flag_or_the_environment(folder: Path, monkeypatch: pyte
     assert run_command(evaluate.main, command) == OK
 
 
-def test_curves_are_drawn_where_there_is_what_draws_them(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    if look.importlib.util.find_spec("lfs.roc_plot"):
-        assert run_command(evaluate.main, ("m1", "m2", *SCORE, "--roc", "figures")) == OK
-        assert Path("figures/faces.png").read_bytes().startswith(b"\x89PNG")
-        assert set(pd.read_csv("figures/faces.csv")["set"]) == {"m1", "m2"}
-    else:
-        assert "--roc needs lfs.roc_plot" in refused(capsys, "m1", *SCORE, "--roc", "figures")
+def test_curves_are_drawn(folder: Path) -> None:
+    assert run_command(evaluate.main, ("m1", "m2", *SCORE, "--roc", "figures")) == OK
+    assert Path("figures/faces.png").read_bytes().startswith(b"\x89PNG")
+    assert set(pd.read_csv("figures/faces.csv")["set"]) == {"m1", "m2"}
 
 
 def test_embeddings_stand_in_for_a_model(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,12 +12,13 @@ import pyarrow.parquet
 import pytest
 from filelock import FileLock
 
-from lfs import embed_workers, evaluate, outputs
+from lfs import embed_workers, evaluate
 from lfs.commands import FAILED, OK, run_command
 from lfs.embedding_file import open_embeddings
 from lfs.embedding_shards import ShardStore
 from search_space.errors import UserError
-from tests.lfs.evaluation_files import NUM_PICTURES, make_evaluation, small_model, spoil
+from tests.lfs.evaluation_files import NUM_PICTURES, by_key, make_evaluation, small_model, spoil
+from trainers import whole_file
 from trainers.data.lists import read_list
 from trainers.embedder import EmbedOptions, Shard, embed_shard
 
@@ -55,7 +56,7 @@ def test_rows_are_in_list_order_in_both_kinds_of_file(folder: Path) -> None:
             assert whole.dtype == dtype
             np.testing.assert_allclose(whole, expected, rtol=tolerance, atol=tolerance)
             wanted = [keys[5], keys[59], keys[0]]
-            np.testing.assert_array_equal(file.take(wanted), whole[[5, 59, 0]].astype(np.float32))
+            np.testing.assert_array_equal(by_key(file, wanted), whole[[5, 59, 0]].astype(np.float32))
     table = pyarrow.parquet.read_table("float32.parquet")
     assert table.column("key").to_pylist() == list(keys)
     assert table.column("label").to_pylist() == labels.tolist()
@@ -109,7 +110,9 @@ def test_a_full_disk_at_the_end_keeps_the_shards(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(outputs, "sync_path", lambda _: full() if last.exists() else None)
+        patch.setattr(
+            whole_file, "sync_path", lambda folder: full() if last.exists() and folder != last.parent else None
+        )
         line = refused(capsys, "x.npy")
     assert "cannot be written: No space left on device" in line
     assert not Path("x.npy").exists()
@@ -158,7 +161,7 @@ def test_bad_pictures_are_named_or_left_out_and_listed(folder: Path, capsys: pyt
         whole = np.load("whole.npy", allow_pickle=False)[kept]
         np.testing.assert_array_equal(np.concatenate([part.copy() for part in file.chunks(100)]), whole)
         with pytest.raises(UserError, match="key '0/2' has no embedding here"):
-            file.take(["0/1", "0/2"])
+            by_key(file, ["0/1", "0/2"])
 
 
 def test_other_settings_never_mix(

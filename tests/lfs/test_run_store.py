@@ -20,13 +20,13 @@ from lfs.driver import old_run
 from lfs.files import LocalFiles
 from lfs.folder import StorageError
 from lfs.generation import Search
-from lfs.locations import first_line, under
+from lfs.locations import under
 from lfs.messages import GenerationRecord
 from lfs.results import runs_table
 from lfs.run_store import RunStore, find_runs
 from lfs.train import replayed
 from lfs.view import View
-from search_space.errors import UserError
+from search_space.errors import UserError, first_line
 from tests.fault.disk import Disk
 from tests.fault.faulty_files import Fault, FaultyFiles
 from tests.lfs.fakes import config, drive

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save
 
 from search_space.errors import UserError
-from trainers import checkpoint
+from trainers import whole_file
 from trainers.checkpoint import from_bytes, load_checkpoint, save_checkpoint, to_bytes, to_parts
 
 WEIGHTS = {
@@ -111,7 +111,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path,
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint.os, fails, full)
+    monkeypatch.setattr(whole_file.os, fails, full)
     with pytest.raises(UserError, match=r"winner\.safetensors: cannot write .*No space left on device"):
         save_checkpoint(path, {}, {})
 
@@ -124,7 +124,7 @@ def test_content_is_on_disk_before_the_name_is(tmp_path: Path, monkeypatch):
     real = {"fsync": os.fsync, "replace": os.replace}
     for name, function in real.items():
         monkeypatch.setattr(
-            checkpoint.os, name, lambda *args, name=name, function=function: (calls.append(name), function(*args))
+            whole_file.os, name, lambda *args, name=name, function=function: (calls.append(name), function(*args))
         )
 
     save_checkpoint(tmp_path / "winner.safetensors", WEIGHTS, METADATA)

@@ -1,7 +1,5 @@
 """Some pictures of a set on one sheet, to be looked at: a row per identity, or just pictures where there is no list."""
 
-import os
-import secrets
 from pathlib import Path
 
 import cv2
@@ -14,6 +12,7 @@ from trainers.data.examine import keys_of
 from trainers.data.lists import Keys, read_list
 from trainers.data.lmdb_source import LmdbSource
 from trainers.data.picture_file import PNG, Picture, decode_stored, encode_file
+from trainers.whole_file import whole_file, writing
 
 GAP, CAPTION = 2, 14
 """Pixels between pictures, and above a row for its label."""
@@ -61,14 +60,8 @@ def write_sheet(path: str | Path, sheet: Picture) -> None:
         UserError: it cannot be written.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    try:
-        partial.write_bytes(encode_file(sheet, PNG))
-        os.replace(partial, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
-    finally:
-        partial.unlink(missing_ok=True)
+    with writing(path), whole_file(path) as file:
+        file.write(encode_file(sheet, PNG))
 
 
 def _by_identity(

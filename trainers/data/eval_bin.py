@@ -14,6 +14,7 @@ from trainers.data.datum import IMAGE_SIGNATURES, encode_datum
 from trainers.data.importers.convert import Conversion, convert
 from trainers.data.pickle_machine import read_pickle
 from trainers.data.pickled_values import Array, Latin, as_bytes, as_flags, kind
+from trainers.data.picture_file import PNG
 from trainers.untrusted import read_file
 
 MAX_BIN_BYTES = 16 * 2**30
@@ -67,7 +68,7 @@ def stored(held: EvalBin, size: int, bad: Callable[[int, str], None]) -> Iterato
     Args:
         bad: told the number and fault of each picture that does not decode, which is then left out.
     """
-    conversion = Conversion(size=size)
+    conversion = Conversion(size=size, unchanged=(PNG,))
     for number, (key, picture) in enumerate(zip(held.keys, held.pictures, strict=True)):
         try:
             data = convert(bytes(picture), conversion).data

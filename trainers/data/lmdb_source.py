@@ -4,7 +4,8 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import cast
 from weakref import WeakValueDictionary
@@ -12,9 +13,11 @@ from weakref import WeakValueDictionary
 import lmdb
 
 from search_space.errors import UserError
-from trainers.checkpoint import sync_path
 from trainers.data.lmdb_structure import check_structure
 from trainers.untrusted import require_regular
+from trainers.whole_file import sync_path
+
+MAX_KEYS_LOOKED_UP = 500_000
 
 
 class _Reader:
@@ -73,6 +76,17 @@ class LmdbSource:
 
     def __contains__(self, key: str) -> bool:
         return self._find(self._open().transaction(), key) is not None
+
+    def refuse_missing(self, keys: Iterable[str], where: Callable[[int], str]) -> None:
+        """Raise `UserError` for the first key that is not there; of very many, the first ones are looked up.
+
+        Args:
+            where: what names the key of a number, from 0.
+        """
+        for number, key in enumerate(islice(keys, MAX_KEYS_LOOKED_UP)):  # whoever reads the others says so
+            if key not in self:
+                law = f"{where(number)}: key {key!r} is not in {self.path}"
+                raise UserError(f"{law}; check that both belong together")
 
     def get(self, key: str) -> bytes:
         """The value of `key`; `UserError` if there is none."""

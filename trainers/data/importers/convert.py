@@ -34,6 +34,9 @@ class Conversion:
     quality: int = 95
     """Of a JPEG, 1 to 100."""
 
+    unchanged: tuple[str, ...] = ()
+    """Kinds that are copied if they are of the right size, besides JPEG and `encoding`."""
+
     def __post_init__(self) -> None:
         require(1 <= self.size <= 4096, "size must be 1 to 4096 pixels", self.size)
         require(1 <= self.quality <= 100, "quality must be 1 to 100", self.quality)
@@ -54,9 +57,9 @@ class Converted(NamedTuple):
 def convert(data: bytes, conversion: Conversion) -> Converted:
     """A picture file in the form that is wanted.
 
-    Copied unchanged: an upright JPEG of the right size, or PNG if that is the encoding. All else is decoded (turned
-    upright as EXIF says, 16 bits cut to 8, transparency dropped, grey left grey), stretched to a square and encoded.
-    Whatever is copied was decoded too, to see that it can be.
+    Copied unchanged: an upright JPEG of the right size, or PNG if that is the encoding or `unchanged`. All else is
+    decoded (turned upright as EXIF says, 16 bits cut to 8, transparency dropped, grey left grey), stretched to a square
+    and encoded. Whatever is copied was decoded too, to see that it can be.
 
     Raises:
         UserError: no JPEG or PNG, or one that is cut off or does not decode.
@@ -66,7 +69,7 @@ def convert(data: bytes, conversion: Conversion) -> Converted:
     picture = decode_file(data, cv2.IMREAD_ANYCOLOR)
     height, width = picture.shape[:2]
     kind = file_kind(data)
-    fits = height == width == conversion.size and kind in (JPEG, conversion.encoding)
+    fits = height == width == conversion.size and kind in (JPEG, conversion.encoding, *conversion.unchanged)
     if fits and orientation(data) == UPRIGHT and claimed == (height, width):
         return Converted(data, True, False)
     resized = resize_square(picture, conversion.size)

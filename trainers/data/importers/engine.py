@@ -17,7 +17,6 @@ import lmdb
 import numpy as np
 
 from search_space.errors import UserError
-from trainers.checkpoint import sync_path
 from trainers.data.datum import encode_datum
 from trainers.data.importers.convert import Conversion
 from trainers.data.importers.identity_file import FILE_NAME, write_identities
@@ -36,6 +35,7 @@ from trainers.data.importers.shard import (
 )
 from trainers.data.importers.source import Integers, Source
 from trainers.untrusted import parse_json, read_file
+from trainers.whole_file import sync_path
 
 REPORT_NAME, SKIPPED_NAME = "import.json", "skipped.txt"
 MAX_REPORT_BYTES = 2**24

@@ -6,7 +6,6 @@ length of the JSON in 8 bytes, little endian.
 
 import json
 import os
-import secrets
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from trainers.data.decoder_noise import DecoderNoise
 from trainers.data.importers.convert import Conversion, convert
 from trainers.data.importers.source import Batch, Source
 from trainers.untrusted import parse_json
+from trainers.whole_file import whole_file
 
 TAIL_BYTES = 8
 SKIPPED = -1
@@ -56,32 +56,25 @@ def make_shard(source: Source, batch: Batch, conversion: Conversion, path: Path,
     """
     shard = Shard(sizes=[])
     copied = stretched = 0
-    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
-    try:
-        with open(partial, "xb") as file, DecoderNoise():
-            for row, data in enumerate(source.read(batch)):
-                try:
-                    if isinstance(data, UserError):
-                        raise data
-                    made = convert(data, conversion)
-                except UserError as error:
-                    what = f"{source.place(batch, row)}: {error}"
-                    if not skip_bad:
-                        raise BadPictureError(what) from None
-                    shard.bad[row] = what
-                    shard.sizes.append(SKIPPED)
-                    continue
-                file.write(made.data)
-                shard.sizes.append(len(made.data))
-                copied, stretched = copied + made.copied, stretched + made.stretched
-            shard = Shard(sizes=shard.sizes, bad=shard.bad, copied=copied, stretched=stretched)
-            index = json.dumps(vars(shard)).encode()
-            file.write(index + len(index).to_bytes(TAIL_BYTES, "little"))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(path) as file, DecoderNoise():
+        for row, data in enumerate(source.read(batch)):
+            try:
+                if isinstance(data, UserError):
+                    raise data
+                made = convert(data, conversion)
+            except UserError as error:
+                what = f"{source.place(batch, row)}: {error}"
+                if not skip_bad:
+                    raise BadPictureError(what) from None
+                shard.bad[row] = what
+                shard.sizes.append(SKIPPED)
+                continue
+            file.write(made.data)
+            shard.sizes.append(len(made.data))
+            copied, stretched = copied + made.copied, stretched + made.stretched
+        shard = Shard(sizes=shard.sizes, bad=shard.bad, copied=copied, stretched=stretched)
+        index = json.dumps(vars(shard)).encode()
+        file.write(index + len(index).to_bytes(TAIL_BYTES, "little"))
     return shard
 
 

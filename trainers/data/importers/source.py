@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from search_space.errors import UserError, shown
-from trainers.data.lists import Keys
+from trainers.data.lists import Keys, first_repeated
 from trainers.untrusted import open_file
 
 Integers = npt.NDArray[np.int64]
@@ -203,18 +203,14 @@ class _TextColumn:
 
 def refuse_duplicates(keys: Keys, where: str | Path) -> None:
     """Raise `UserError` naming the first key that comes twice."""
-    hashes = np.fromiter(map(hash, keys), np.int64, len(keys))
-    order = np.argsort(hashes, kind="stable")
-    equal = np.flatnonzero(hashes[order][1:] == hashes[order][:-1])
-    seen: dict[str, int] = {}
-    for number in sorted({int(order[at + step]) for at in equal for step in (0, 1)}):
+    number = first_repeated(keys)
+    if number is not None:
         key = keys[number]
-        if key in seen:
-            raise UserError(
-                f"{where}: expected pictures with keys of their own, got {shown(key)} for picture {seen[key] + 1:,} "
-                f"and picture {number + 1:,}; rename one"
-            )
-        seen[key] = number
+        before = next(other for other, found in enumerate(keys, 1) if found == key)
+        raise UserError(
+            f"{where}: expected pictures with keys of their own, got {shown(key)} for picture {before:,} and picture "
+            f"{number + 1:,}; rename one"
+        )
 
 
 def stamp(path: str | Path) -> Stamp:

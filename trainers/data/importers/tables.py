@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-from search_space.errors import UserError, shown
+from search_space.errors import UserError, first_line, shown
 from trainers.data.importers.source import (
     MAX_PICTURE_BYTES,
     Batch,
@@ -136,7 +136,7 @@ def _opened(path: Path) -> _Table:
         )  # fmt: skip
     except (ValueError, OSError, pa.ArrowException) as error:
         stream.close()
-        raise UserError(f"{path}: expected a Parquet file, got: {_first_line(error)}") from None
+        raise UserError(f"{path}: expected a Parquet file, got: {first_line(error)[:200]}") from None
     return _Table(file, max(1, min(MAX_BATCH_ROWS, MAX_BATCH_BYTES // max(1, largest))), stream)
 
 
@@ -150,7 +150,7 @@ def _batches(table: _Table, group: int, column: str, path: Path) -> Iterator[pa.
                 return
             batch.validate(full=True)
         except (pa.ArrowException, OSError, MemoryError) as error:
-            raise UserError(f"{path}: group {group} cannot be read: {_first_line(error)}") from None
+            raise UserError(f"{path}: group {group} cannot be read: {first_line(error)[:200]}") from None
         yield batch.column(0)
 
 
@@ -212,7 +212,3 @@ def _holds_labels(kind: pa.DataType) -> bool:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     return any(fits(kind) for fits in (pa.types.is_integer, pa.types.is_string, pa.types.is_large_string))
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
