@@ -71,6 +71,7 @@ def test_bad_patterns(pattern: str) -> None:
         ("2\t2\n", "2 999999999\n", "expected 3,999,999,996 pairs, as its first line says, got 8"),
         ("2\t2\n", "10\t300\n", "expected 6,000 pairs, as its first line says, got 8"),
         ("Bo_B\t2\t3\n", "", "expected 8 pairs.*got 7"),
+        ("Bo_B\t2\t3\n", "Bo_B\t2\t3\nBo_B\t2\t4\n", "expected 8 pairs.*got 9"),
         ("Bo_B\t2\t3\n", "Bo_B\t2\n", "line 3 of .*: expected a genuine pair.*got 'Bo_B 2'"),
         ("Bo_B\t2\t3\n", "Bo_B\t2\t2\n", "line 3 of .*: expected a genuine pair.* of two pictures"),
         ("Bo_B\t2\t3\n", "Bo_B\t2\t-3\n", "line 3 of .*: expected whole numbers from 1"),

@@ -74,6 +74,11 @@ def test_stretched_and_quality() -> None:
     assert made.stretched
     assert made.data == encode_file(resize_square(wide, SIZE), JPEG, 60)
     assert len(made.data) < len(convert(encode(wide, ".png"), TO_JPEG).data)
+    for picture in (smooth_picture(4, SIZE + 8)[:, :SIZE], smooth_picture(4, SIZE + 8)[:SIZE]):  # right on one side
+        made = convert(encode(picture, ".jpg"), TO_JPEG)
+        assert made.stretched
+        assert not made.copied
+        assert pixels(made.data).shape[:2] == (SIZE, SIZE)
 
 
 TURNS = {

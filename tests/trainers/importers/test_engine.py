@@ -231,11 +231,23 @@ def test_shards_that_are_damaged_are_made_again(root: Path, tmp_path: Path, monk
         patch.setattr(engine, "write_packed", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
         with pytest.raises(UserError):
             run(root, tmp_path / "out")
-    first, second, _ = sorted((tmp_path / ".out.import/shards").iterdir())
+    first, second, third = sorted((tmp_path / ".out.import/shards").iterdir())
     first.write_bytes(first.read_bytes()[:-1])
-    second.write_bytes(b"")
+    second.write_bytes(second.read_bytes()[3:])
     (tmp_path / ".out.import/shards/0000002.shard.abcd.partial").write_bytes(b"half")
-    assert run(root, tmp_path / "out").num_resumed == 4
+    third.write_bytes(b"")
+    assert run(root, tmp_path / "out").num_resumed == 0
+    assert made(tmp_path / "out") == made(tmp_path / "whole")
+
+
+def test_a_target_appears_whole_or_not_at_all(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(root, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.os, "rename", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "broken")))
+        with pytest.raises(UserError, match="12 of 12 pictures are done"):
+            run(root, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert run(root, tmp_path / "out").num_resumed == 12
     assert made(tmp_path / "out") == made(tmp_path / "whole")
 
 

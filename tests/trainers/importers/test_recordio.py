@@ -30,10 +30,22 @@ def test_the_layout_with_a_header(tmp_path: Path) -> None:
 
 
 def test_the_plain_layout_and_labels_in_arrays(tmp_path: Path) -> None:
-    labels = [[float(label), 1.0] if n % 2 else float(label) for n, (label, _) in enumerate(PICTURES)]
+    labels = [float(label) if n % 2 else [float(label), 1.0] for n, (label, _) in enumerate(PICTURES)]
     records = [(n, record(header(labels[n]) + data)) for n, (_, data) in enumerate(PICTURES)]
     found = pictures_of(RecordSource(write_records(tmp_path, records)))
     assert found == {f"{label}/{n:09d}": (str(label), data) for n, (label, data) in enumerate(PICTURES)}
+
+
+def test_a_header_with_numbers_that_a_float_rounds(tmp_path: Path) -> None:
+    """Above 2^24 it does not say exactly where the pictures end: those records are pictures that have one."""
+    end = 2**24 + 1  # a float32 says 2^24
+    records = [
+        (0, record(header([float(end), float(end + 3)]))),
+        *((end - 3 + n, record(header(float(label)) + data)) for n, (label, data) in enumerate(PICTURES[:3])),
+        (end, record(header([float(end - 3), float(end)]))),
+    ]
+    found = pictures_of(RecordSource(write_records(tmp_path, records)))
+    assert found == {f"{label}/{end - 3 + n:09d}": (str(label), data) for n, (label, data) in enumerate(PICTURES[:3])}
 
 
 def test_an_index_in_another_order(tmp_path: Path) -> None:

@@ -50,10 +50,10 @@ def test_columns(columns: dict[str, Any], labels: list[Any], settings: dict[str,
 
 def test_several_files_and_chosen_columns(tmp_path: Path) -> None:
     columns = {"image": [b"no"] * 7, "label": [0] * 7, "face": FILES, "who": LABELS}
-    paths = [write(tmp_path / "a.parquet", columns), write(tmp_path / "b.parquet", columns)]
+    paths = [write(tmp_path / "a.parquet", columns), write(tmp_path / "b.parquet", {**columns, "face": FILES[::-1]})]
     found = pictures_of(TableSource(paths, "face", "who"))
     assert list(found)[7:] == [f"{label}/{n:09d}" for n, label in enumerate(LABELS, 7)]
-    assert [data for _, data in found.values()] == FILES * 2
+    assert [data for _, data in found.values()] == FILES + FILES[::-1]
 
 
 def test_names_of_hugging_face(tmp_path: Path) -> None:
