@@ -294,6 +294,15 @@ def test_searches_by_hand():
     assert points == [(2, 0, step(0.6), 0.0), (2, 1, step(-0.28), 0.5)]
 
 
+def test_a_distractor_that_is_one_step_higher_than_all_before_counts():
+    low, high = step(0.25), step(0.25) + 1 / STEPS_PER_UNIT
+    others = np.array([[cosine, 0, np.sqrt(1 - cosine**2)] for cosine in (low, high)])
+    probes = np.array([[1, 0, 0], [0.9, np.sqrt(1 - 0.9**2), 0]])  # mates far above
+    for rates in ({"fars": (0.0,)}, {"search_fars": (0.0,)}):
+        report = identify(probes, [0, 0], ArrayDistractors(others), counts=(1, 2), **rates)
+        assert [(g.verification + g.open_set)[0].threshold for g in report.galleries] == [low, high]
+
+
 def test_one_distractor():
     [gallery] = megaface(PROBES, [0, 0], ArrayDistractors(DISTRACTORS[2:])).galleries
     assert (gallery.num_distractors, gallery.ranks[0].rate, gallery.verification[0].rate) == (1, 0.0, 0.0)
