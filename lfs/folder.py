@@ -151,6 +151,11 @@ class Folder:
 
         self.retrying(lambda: self.files.together(delete, f"deleting {path}"))
 
+    def remove_drafts(self, *parts: str) -> None:
+        """Remove what processes that were killed while they wrote have left in a folder of it."""
+        path = self.at(*parts)
+        self.retrying(lambda: self.files.together(lambda: self._remove_drafts(path), f"tidying up {path}"))
+
     def remove(self) -> None:
         """Remove the folder with all that is in it."""
         self.files.delete_folder(self.path)
@@ -181,6 +186,12 @@ class Folder:
     def _log(self, state: RetryCallState) -> None:
         error = state.outcome and state.outcome.exception()
         logger.warning("%s: %s; trying again", self.uri, first_line(error or StorageError()))
+
+    def _remove_drafts(self, path: str) -> None:
+        for entry in self.files.list(path):
+            if entry.name.endswith(TEMPORARY):
+                with contextlib.suppress(FileNotFoundError):  # it is in place by now
+                    self.files.delete_file(f"{path}/{entry.name}")
 
     def _put(self, contents: dict[str, list[Part]], beside: tuple[Callable[[], None], ...] = ()) -> None:
         """Files of one folder, each whole or not at all: renamed into place (and synced) where a file could be half."""

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from lfs.files import Entry, Part
-from lfs.folder import TEMPORARY, Folder, StorageError, logger, reason
+from lfs.folder import Folder, StorageError, logger, reason
 from lfs.locations import under
 from lfs.messages import GenerationRecord, SearchState
 from lfs.stored import generation_of, state_and_summary
@@ -156,13 +156,10 @@ class Generations(Folder):
 
     def _commit(self, generation: int, contents: Mapping[str, list[Part]]) -> None:
         folder = self.at(GENERATIONS, _folder(generation))
-        there = [entry.name for entry in self.files.list(folder)]
-        if COMMIT in there:
+        if COMMIT in [entry.name for entry in self.files.list(folder)]:
             self._refuse_another(generation, contents)
             return self.files.sync_folder(folder)
-        for name in there:
-            if name.endswith(TEMPORARY):  # of a process that was killed while it wrote this
-                self.files.delete_file(f"{folder}/{name}")
+        self._remove_drafts(folder)
         prints: dict[str, Any] = dict.fromkeys(contents)
 
         def hash_all() -> None:

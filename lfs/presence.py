@@ -13,7 +13,7 @@ from typing import Any
 
 import filelock
 
-from lfs.run_store import RunStore
+from lfs.run_store import EVENTS, RunStore
 from search_space.errors import UserError, first_line
 from trainers.untrusted import parse_json
 
@@ -81,11 +81,14 @@ class Presence:
         if self._lock is None:
             self._take()
             self._heart.start()
-            return self
-        try:
-            self._lock.acquire()
-        except filelock.Timeout:
-            raise self._refused(where(self.store), f"its lock is {self.store.path}/.lock") from None
+        else:
+            try:
+                self._lock.acquire()
+            except filelock.Timeout:
+                raise self._refused(where(self.store), f"its lock is {self.store.path}/.lock") from None
+        with suppress(OSError):  # they take room, and do nothing else
+            self.store.remove_drafts()
+            self.store.remove_drafts(EVENTS)
         return self
 
     def __exit__(self, *_: object) -> None:

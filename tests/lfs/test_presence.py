@@ -47,6 +47,20 @@ def test_a_driver_that_was_killed_holds_nothing(store: RunStore) -> None:
         pass
 
 
+def test_what_killed_drivers_were_writing_is_removed(store: RunStore) -> None:
+    store.record_event("start")
+    drafts = [Path(store.path, name) for name in ("running.json.66c6b936.tmp", "events/000002.json.0a1b2c3d.tmp")]
+    with Presence(store):
+        for draft in drafts:
+            draft.write_bytes(b"{")
+        with pytest.raises(UserError):  # refused, and touches nothing
+            Presence(RunStore(store.uri)).__enter__()
+        assert all(draft.exists() for draft in drafts)
+    with Presence(store):
+        assert not any(draft.exists() for draft in drafts)
+    assert [event["action"] for event in store.events()] == ["start"]
+
+
 def test_what_cannot_be_read_is_nobody(store: RunStore) -> None:
     for text in (b"", b"[]", b'{"address": 1}', b"\xff"):
         store.write(text, RUNNING)
