@@ -11,7 +11,7 @@ from lfs.progress import WorkProgress
 from lfs.terminal import SafeConsole
 from search_space.errors import UserError
 from trainers.data.importers.convert import Conversion
-from trainers.data.importers.engine import SKIPPED_NAME, ImportReport, import_faces
+from trainers.data.importers.engine import DOUBTFUL_NAME, SKIPPED_NAME, ImportReport, import_faces
 from trainers.data.importers.folder import FolderSource
 from trainers.data.importers.identity_file import identities_of, in_both, read_identities
 from trainers.data.importers.lmdb_list import LIST_NAME, LMDB_NAME, LmdbListSource
@@ -156,6 +156,8 @@ def say(report: ImportReport, options: argparse.Namespace) -> None:
         return
     console = SafeConsole(soft_wrap=True)
     target = Path(options.target)
+    if report.was_there:
+        console.print(f"{target} was there already, made by the same import:")
     console.print(
         f"{report.num_pictures:,} pictures of {report.num_identities:,} identities, {report.num_bytes:,} bytes"
     )
@@ -166,6 +168,7 @@ def say(report: ImportReport, options: argparse.Namespace) -> None:
     for count, what in (
         (report.num_stretched, "were not square and have been stretched"),
         (report.num_skipped, f"were bad and are left out: {target / SKIPPED_NAME}"),
+        (report.num_doubtful, f"are damaged as their decoder says, and kept: {target / DOUBTFUL_NAME}"),
         *((count, f"left aside: {kind}") for kind, count in report.ignored.items()),
     ):
         if count:

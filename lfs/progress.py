@@ -44,17 +44,17 @@ class WorkProgress:
         self._bar.stop()
 
     def update(self, stage: str, done: int, total: int) -> None:
-        """`done` of `total` of a stage are behind; the first call of a stage is what its rate is counted from."""
+        """`done` of `total` (0: not known) of a stage are behind; its rate is counted from the first call."""
         now = self._clock()
         if stage != self._stage:
             for task in self._bar.task_ids:
                 self._bar.remove_task(task)
-            self._bar.add_task(stage, total=total, text="")
+            self._bar.add_task(stage, total=total or None, text="")
             self._stage, self._began, self._first, self._said = stage, now, done, now
         if self._console.is_terminal and (now - self._drawn >= DRAW_EVERY_S or done == total):
             self._drawn = now
             for task in self._bar.task_ids:
-                self._bar.update(task, completed=done, total=total, text=self.text(done, total, now))
+                self._bar.update(task, completed=done, total=total or None, text=self.text(done, total, now))
             self._bar.refresh()
         if not self._console.is_terminal and now - self._said >= LINE_EVERY_S:
             self._said = now
@@ -71,8 +71,10 @@ class WorkProgress:
         """Counts, rate and time left in words."""
         elapsed = now - self._began
         rate = (done - self._first) / elapsed if elapsed > 0 else 0.0
-        text = f"{done:,} of {total:,} {self._unit}"
+        text = f"{done:,} of {total:,} {self._unit}" if total else f"{done:,} {self._unit}"
         if rate > 0:
+            text += f", {rate:,.0f}/s"
+        if rate > 0 and total:
             minutes, seconds = divmod(round((total - done) / rate), 60)
-            text += f", {rate:,.0f}/s, {minutes // 60}:{minutes % 60:02d}:{seconds:02d} left"
+            text += f", {minutes // 60}:{minutes % 60:02d}:{seconds:02d} left"
         return text

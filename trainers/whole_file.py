@@ -47,13 +47,19 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def output_file(path: str | Path) -> Iterator[IO[bytes]]:
-    """`whole_file`, for what a user asked for: in a folder that is made if need be.
+    """`whole_file`, for what a user asked for: in a folder that is made if need be, and through links. A pipe or a
+    device is written to as it is.
 
     Raises:
         UserError: it cannot be written, with the reason.
     """
     path = Path(path)
     with writing(path):
+        if path.exists() and not path.is_file():
+            with open(path, "wb") as file:
+                yield file
+            return
+        path = Path(os.path.realpath(path))
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as file:
             yield file

@@ -69,6 +69,8 @@ def test_what_is_printed(place: Path, capsys: pytest.CaptureFixture[str]) -> Non
         "",
         "train with   --data.train out/faces.lmdb --data.train-list out/labels.txt",
     ]
+    assert imported("folder", "out", "--identities", "keep", "--skip-bad") == 0
+    assert capsys.readouterr().out.startswith("out was there already, made by the same import:\n7 pictures of 2")
     assert main(["inspect", "out", "--sheet", "sheet.png", "--workers", "1"]) == 0
     printed = capsys.readouterr().out
     assert "7 pictures of 2 identities, 3 to 4 of each, 3.5 on average" in printed
@@ -139,6 +141,24 @@ def test_lines_of_progress_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None
         "importing: 210 of 1,000 pictures, 10/s, 0:01:19 left",
         "importing: 320 of 1,000 pictures, 10/s, 0:01:08 left",
     ]
+
+
+@pytest.mark.parametrize("source", ["folder", "rec", "pq", "wds"])
+def test_pictures_are_what_is_counted_while_a_source_is_read(source: str, place: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    source_of(parser().parse_args(["import", source, "out"])).scan(lambda *at: seen.append(at))
+    assert seen[-1][0] == (9 if source == "rec" else 6)  # with the records that describe the set
+
+
+def test_progress_with_a_total_that_is_not_known(capsys: pytest.CaptureFixture[str]) -> None:
+    now = 0.0
+    console = Console(force_terminal=True, width=100, record=True, file=None)
+    with WorkProgress(clock=lambda: now) as lines, WorkProgress(console=console, clock=lambda: now) as bar:
+        for now in (0.0, 20.0):
+            for progress in (lines, bar):
+                progress.update("reading the source", int(100 * now), 0)
+    assert capsys.readouterr().err == "reading the source: 2,000 pictures, 100/s\n"
+    assert "2,000 pictures, 100/s" in console.export_text()
 
 
 def test_a_bar_on_a_terminal() -> None:

@@ -19,6 +19,14 @@ def write(folder: Path, text: str | bytes) -> Path:
     return path
 
 
+@given(names=st.lists(st.text("ab\0\u00e9\U0001f600/", max_size=20), min_size=1), data=st.data())
+@settings(max_examples=200, deadline=None)
+def test_order_equals_that_of_sorted_bytes(names: list[str], data: st.DataObject) -> None:
+    numbers = data.draw(st.lists(st.integers(0, len(names) - 1)))
+    order = Keys.of(names).order(np.array(numbers, np.int64))
+    assert order.tolist() == sorted(range(len(numbers)), key=lambda at: names[numbers[at]].encode())
+
+
 @given(
     rows=st.lists(st.tuples(st.from_regex(r"[a-zé/_.#]{1,12}", fullmatch=True), st.sampled_from(BLANK)), min_size=1),
     data=st.data(),

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from search_space.errors import UserError
 from trainers.data.datum import Datum
-from trainers.data.picture_header import for_decoder
+from trainers.data.picture_header import MAX_PIXELS, for_decoder
 
 cv2.setNumThreads(1)  # a face is too small to share out, and trainers already fill the cores
 
@@ -22,15 +22,16 @@ EXIF_MARK = b"Exif\0\0"
 MAX_TAGS = 512
 
 
-def decode_file(data: bytes, mode: int = cv2.IMREAD_COLOR) -> Picture:
+def decode_file(data: bytes, mode: int = cv2.IMREAD_COLOR, max_pixels: int = MAX_PIXELS) -> Picture:
     """Pixels of a JPEG or PNG, turned upright as its EXIF orientation says.
 
     Args:
         mode: OpenCV's; the default gives [height, width, 3] uint8, BGR, grey replicated.
+        max_pixels: whoever has photos to make faces of may take `MAX_PHOTO_PIXELS`.
     Raises:
         UserError: it is neither, or does not decode. Names no file; the caller knows it.
     """
-    needed = for_decoder(data)
+    needed = for_decoder(data, max_pixels)
     picture: Any
     try:
         picture = cv2.imdecode(np.frombuffer(needed, np.uint8), mode)

@@ -14,6 +14,9 @@ from trainers.data.datum import IMAGE_SIGNATURES
 MAX_PIXELS = 2**24
 """4096 x 4096. A picture of one face is smaller; a 16-bit PNG of this size takes 128 MiB while it is decoded."""
 
+MAX_PHOTO_PIXELS = 2**27
+"""11,585 x 11,585: all that cameras give, before a face is cut out of it or it is made small; eight times as much."""
+
 MAX_SCANS = 64
 """Every scan of a progressive JPEG is a pass over all pixels, however few bytes it has; usual are ten."""
 
@@ -33,15 +36,15 @@ MAX_PIXEL_BYTES = 8
 SPARE_BYTES = 2**16
 
 
-def for_decoder(data: bytes) -> bytes:
+def for_decoder(data: bytes, max_pixels: int = MAX_PIXELS) -> bytes:
     """The picture without what its pixels do not need.
 
     Raises:
         UserError: no JPEG or PNG, no or an absurd size, more scans or compressed bytes than are sane.
     """
     height, width = header_size(data)
-    if height < 1 or width < 1 or height * width > MAX_PIXELS:
-        raise UserError(f"expected 1 to {MAX_PIXELS:,} pixels, got a header that claims {width} x {height}")
+    if height < 1 or width < 1 or height * width > max_pixels:
+        raise UserError(f"expected 1 to {max_pixels:,} pixels, got a header that claims {width} x {height}")
     return data if data[0] == 0xFF else _png_pixels(data, height, width)
 
 

@@ -127,6 +127,18 @@ def test_every_cut_of_a_picture_is_noticed() -> None:
             assert "\n" not in str(caught.value)
 
 
+def test_photos_of_large_cameras() -> None:
+    large = cv2.imencode(".jpg", np.full((4000, 6000), 90, np.uint8))[1].tobytes()
+    assert pixels(convert(large, TO_PNG).data).shape == (SIZE, SIZE)
+    with pytest.raises(UserError, match="expected 1 to 16,777,216 pixels"):
+        decode_file(large)
+    claim = bytearray(large)
+    frame = large.index(b"\xff\xc0")
+    claim[frame + 5 : frame + 9] = struct.pack(">HH", 12_000, 12_000)
+    with pytest.raises(UserError, match="expected 1 to 134,217,728 pixels, got a header that claims 12000 x 12000"):
+        convert(bytes(claim), TO_PNG)
+
+
 def test_other_pixels() -> None:
     deep = np.arange(SIZE * SIZE, dtype=np.uint16).reshape(SIZE, SIZE) * 60
     found = pixels(convert(cv2.imencode(".png", deep)[1].tobytes(), TO_PNG).data)

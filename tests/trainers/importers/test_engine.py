@@ -6,19 +6,35 @@ import multiprocessing
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import lmdb
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from search_space.errors import UserError
-from tests.trainers.importers.sources import SIZE, imported, jpeg, png, write_folder
+from tests.trainers.importers.sources import (
+    SIZE,
+    imported,
+    jpeg,
+    png,
+    with_header,
+    write_folder,
+    write_records,
+    write_tar,
+)
 from trainers.data.importers import engine, plan, shard
 from trainers.data.importers.convert import Conversion
 from trainers.data.importers.engine import ImportReport, import_faces
 from trainers.data.importers.folder import FolderSource
 from trainers.data.importers.packed_lmdb import write_packed
 from trainers.data.importers.plan import Choice
+from trainers.data.importers.recordio import RecordSource
+from trainers.data.importers.source import Catalogue, Progress, Source
+from trainers.data.importers.tables import TableSource
+from trainers.data.importers.webdataset import WebDatasetSource
 from trainers.data.lmdb_structure import check_structure
 from trainers.data.sets import TrainingSet
 
@@ -255,7 +271,8 @@ def test_a_target_that_is_taken(root: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     run(root, tmp_path / "empty")
     before = made(tmp_path / "empty")
-    assert run(root, tmp_path / "empty").num_pictures == 12  # it is there already
+    report = run(root, tmp_path / "empty")
+    assert (report.num_pictures, report.was_there) == (12, True)
     assert made(tmp_path / "empty") == before
     with pytest.raises(UserError, match="expected a new folder, got what another import has made"):
         run(root, tmp_path / "empty", choice=Choice(but=["2"]))
@@ -264,6 +281,86 @@ def test_a_target_that_is_taken(root: Path, tmp_path: Path) -> None:
     for name in ("full", "file"):
         with pytest.raises(UserError, match=f"{name}: expected a new folder, got"):
             run(root, tmp_path / name)
+
+
+def test_a_link_as_target(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    for name, goal in (("link", "far"), ("dangling", "deep/new")):
+        (tmp_path / name).symlink_to(tmp_path / goal)
+        run(root, tmp_path / name)
+        assert (tmp_path / name).is_symlink()
+        assert (tmp_path / goal / "faces.lmdb").is_file()
+        assert run(root, tmp_path / name).was_there
+    assert sorted(os.listdir(tmp_path)) == ["dangling", "deep", "far", "link", "root"]
+
+
+def test_a_mount_point_as_target_is_refused_before_the_source_is_read(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path).name == "out")
+    with pytest.raises(UserError, match="out: expected a new folder, got a mount point, which cannot be"):
+        run(tmp_path / "none", tmp_path / "out")
+
+
+@pytest.mark.parametrize("but", [(), ("2",)])
+def test_a_target_that_another_import_makes_meanwhile(
+    but: tuple[str, ...], root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One begins when there is no target yet, and gets the lock when there is."""
+
+    def scan(source: FolderSource, progress: Progress, real: Any = FolderSource.scan) -> Catalogue:
+        monkeypatch.undo()
+        run(root, tmp_path / "out", choice=Choice(but=but))
+        return real(source, progress)
+
+    monkeypatch.setattr(FolderSource, "scan", scan)
+    if but:
+        with pytest.raises(UserError, match="got what another import has made"):
+            run(root, tmp_path / "out")
+    else:
+        assert run(root, tmp_path / "out").was_there
+
+
+def test_damaged_pictures_that_decode_are_counted(
+    root: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("2/0.jpg", "7/1.jpg"):  # one is copied, one resized
+        data = bytearray((root / name).read_bytes())
+        data[-40:-2] = bytes(38)
+        (root / name).write_bytes(data)
+    (root / "10/0.jpg").write_bytes((root / "10/0.jpg").read_bytes()[:-2])  # bad: not doubtful, too
+    report = run(root, tmp_path / "out", skip_bad=True)
+    assert (report.num_pictures, report.num_skipped, report.num_doubtful) == (11, 1, 2)
+    lines = (tmp_path / "out/doubtful.txt").read_text().splitlines()
+    assert [line.split(": ")[0] for line in lines] == [f"{root}/2/0.jpg", f"{root}/7/1.jpg"]
+    assert "Corrupt JPEG data" in lines[0]
+    assert capfd.readouterr().err == ""
+
+
+def test_a_source_that_goes_away_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the target, and whether bad pictures are skipped or not."""
+    files = [jpeg(n) for n in range(5)]
+    pq.write_table(pa.table({"image": files, "label": [1] * 5}), tmp_path / "a.parquet")
+    members = [(f"{n}.{kind}", data) for n in range(5) for kind, data in (("jpg", files[n]), ("cls", b"1"))]
+    sources: list[tuple[Path, Source]] = [
+        (write_records(tmp_path / "rec", with_header([(1, data) for data in files])), RecordSource(tmp_path / "rec")),
+        (write_tar(tmp_path / "a.tar", members), WebDatasetSource([tmp_path / "a.tar"])),
+        (tmp_path / "a.parquet", TableSource([tmp_path / "a.parquet"])),
+        (write_folder(tmp_path / "set", {"1/1.jpg": files[0]}) / "1/1.jpg", FolderSource(tmp_path / "set")),
+    ]
+    for path, source in sources:
+        real = engine.plan_import
+
+        def lose(*given: Any, path: Path = path, real: Any = real) -> Any:
+            path.unlink()
+            return real(*given)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(engine, "plan_import", lose)
+            with pytest.raises(UserError, match="No such file") as caught:
+                import_faces(source, tmp_path / "out", TO_SIZE, workers=1, skip_bad=True)
+        assert str(caught.value).startswith(f"{path}: ")
 
 
 def test_one_import_at_a_time(root: Path, tmp_path: Path) -> None:

@@ -1,13 +1,18 @@
 """A folder per identity: which files are pictures, what keys they get, and names that cannot be keys."""
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
 from search_space.errors import UserError
-from tests.trainers.importers.sources import jpeg, pictures_of, png, write_folder
+from tests.trainers.importers.sources import SIZE, jpeg, pictures_of, png, write_folder
+from trainers.data.importers import folder
+from trainers.data.importers.convert import Conversion
+from trainers.data.importers.engine import import_faces
 from trainers.data.importers.folder import FolderSource
+from trainers.data.importers.plan import Choice, plan_import
 from trainers.data.importers.source import MAX_KEY_BYTES, no_progress
 
 
@@ -59,13 +64,43 @@ def test_a_pipe_does_not_hang(tmp_path: Path) -> None:
     write_folder(tmp_path, {"a/1.jpg": jpeg(1)})
     os.mkfifo(tmp_path / "a" / "2.jpg")
     source = FolderSource(tmp_path)
-    from trainers.data.importers.plan import Choice, plan_import
-
     batch = plan_import(source.scan(no_progress), Choice()).batch(0)
     _, found = source.read(batch)
     assert isinstance(found, UserError)
     assert "not a regular file" in str(found)
     assert source.place(batch, 1) == str(tmp_path / "a/2.jpg")
+
+
+def test_links_that_lead_nowhere_are_bad_pictures(tmp_path: Path) -> None:
+    write_folder(tmp_path / "set", {"a/1.jpg": jpeg(1)})
+    (tmp_path / "set/a/0.jpg").symlink_to("none.jpg")
+    (tmp_path / "set/a/2.jpg").symlink_to("2.jpg")
+    (tmp_path / "set/loop").symlink_to("loop")
+    with pytest.raises(UserError, match=r"a/0.jpg: expected a file, got a link that leads nowhere; --skip-bad"):
+        import_faces(FolderSource(tmp_path / "set"), tmp_path / "out", Conversion(size=SIZE), workers=1)
+    report = import_faces(
+        FolderSource(tmp_path / "set"), tmp_path / "out", Conversion(size=SIZE), workers=1, skip_bad=True
+    )
+    assert (report.num_pictures, report.num_skipped) == (1, 2)
+    assert report.ignored == {"files that are in no identity's folder": 1}
+
+
+@pytest.mark.parametrize("code", ["EACCES", "EIO", "ESTALE", "ENOTCONN", "EMFILE", "ENOENT"])
+def test_what_is_a_bad_picture_and_what_a_source_that_fails(
+    code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = FolderSource(write_folder(tmp_path, {"a/1.jpg": jpeg(1), "a/2.jpg": jpeg(2)}))
+    batch = plan_import(source.scan(no_progress), Choice()).batch(0)
+
+    def read(path: Path, *_: object) -> bytes:
+        raise OSError(getattr(errno, code), "reason", str(path))
+
+    monkeypatch.setattr(folder, "read_file", read)
+    if code == "EACCES":
+        assert [str(found) for found in source.read(batch)] == ["cannot be read: reason"] * 2
+    else:
+        with pytest.raises(UserError, match="a/1.jpg: cannot be read any more: reason"):
+            list(source.read(batch))
 
 
 @pytest.mark.parametrize(

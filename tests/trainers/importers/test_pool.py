@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -63,6 +64,36 @@ def test_processes_end_with_their_parent(tmp_path: Path) -> None:
     while any(map(alive, children)) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not any(map(alive, children))
+
+
+def wait_at(folder: Path, number: int) -> int:
+    """Works for long, but for the first task, which fails (or is done) when the others have begun."""
+    (folder / str(os.getpid())).write_text("")
+    if number:
+        time.sleep(300)
+    while len(list(folder.glob("[0-9]*"))) < 2:
+        time.sleep(0.02)
+    return square(7) if number == 0 and (folder / "fail").exists() else number
+
+
+@pytest.mark.parametrize("how", ["fails", "stops asking", "Ctrl-C"])
+def test_nothing_that_has_begun_is_waited_for(how: str, tmp_path: Path) -> None:
+    began = time.monotonic()
+    found = in_order(wait_at, ((tmp_path, n) for n in range(5)), 2)
+    if how == "fails":
+        (tmp_path / "fail").write_text("")
+        with pytest.raises(UserError, match="7 is too much"):
+            next(found)
+    else:
+        assert next(found) == 0
+    if how == "stops asking":
+        found.close()  # type: ignore[attr-defined]
+    if how == "Ctrl-C":
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt):
+            next(found)
+    assert time.monotonic() - began < 150
+    assert not any(alive(int(path.name)) for path in tmp_path.glob("[0-9]*"))
 
 
 def alive(process: int) -> bool:

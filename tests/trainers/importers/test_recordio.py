@@ -159,6 +159,23 @@ def test_records_that_are_wrong(framed: bytes, message: str, tmp_path: Path) -> 
         scan(write_records(tmp_path, [(0, framed)]))
 
 
+@pytest.mark.parametrize("layout", ["header", "plain"])
+def test_every_line_that_is_lost_is_noticed(layout: str, tmp_path: Path) -> None:
+    records = with_header(PICTURES)
+    if layout == "plain":
+        records = [(n, record(header(float(label)) + data)) for n, (label, data) in enumerate(PICTURES)]
+    rec = write_records(tmp_path, records)
+    lines = (tmp_path / "train.idx").read_text().splitlines()
+    for lost in range(len(lines)):
+        (tmp_path / "train.idx").write_text("\n".join(lines[:lost] + lines[lost + 1 :]))
+        with pytest.raises(UserError, match=r"one record behind the other up to .*: lines are lost") as caught:
+            scan(rec)
+        assert "\n" not in str(caught.value)
+    (tmp_path / "train.idx").write_text("\n".join([*lines, "99\t" + lines[2].split()[1]]))
+    with pytest.raises(UserError, match="expected one record behind the other, got one at byte .* inside another"):
+        scan(rec)
+
+
 def test_a_header_that_promises_more(tmp_path: Path) -> None:
     rec = write_records(tmp_path, [(0, record(header([5.0, 6.0]))), (1, record(header(0.0) + b"x"))])
     with pytest.raises(UserError, match=r"expected 4 pictures \(record 0 says 1 to 4\), got 1"):

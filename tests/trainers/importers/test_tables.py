@@ -10,9 +10,12 @@ import pytest
 
 from search_space.errors import UserError
 from tests.trainers.importers.sources import jpeg, pictures_of
-from trainers.data.importers import plan
+from trainers.data.importers import plan, tables
+from trainers.data.importers.convert import Conversion
+from trainers.data.importers.engine import import_faces
 from trainers.data.importers.source import no_progress
 from trainers.data.importers.tables import TableSource
+from trainers.parquet_structure import check_parquet
 
 FILES = [jpeg(n) for n in range(7)]
 LABELS = [5, 5, 2, 2, 2, 9, 5]
@@ -63,14 +66,67 @@ def test_names_of_hugging_face(tmp_path: Path) -> None:
     assert [who for who, _ in pictures_of(TableSource([tmp_path / "a.parquet"])).values()] == list("ffcccjf")
 
 
-def test_groups_of_rows_are_not_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("rows", [1, 3, 7])
+def test_a_file_is_looked_over_and_read_once(rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many shards it is cut into, inside groups of rows too."""
     monkeypatch.setattr(plan, "SHARD_PICTURES", 2)
-    path = write(tmp_path / "a.parquet", {"image": FILES, "label": LABELS}, row_group_size=3)
-    made = plan.plan_import(TableSource([path]).scan(no_progress), plan.Choice())
-    assert made.starts.tolist() == [0, 3, 6, 7]
-    some = plan.plan_import(TableSource([path]).scan(no_progress), plan.Choice(only=["5", "9"]))
-    assert some.starts.tolist() == [0, 2, 4]  # rows 0 1 | 5 6
-    assert pictures_of(TableSource([path])) == expected(LABELS)
+    path = write(tmp_path / "a.parquet", {"image": FILES, "label": LABELS}, row_group_size=rows)
+    source = TableSource([path])
+    made = plan.plan_import(source.scan(no_progress), plan.Choice())
+    assert made.starts.tolist() == [0, 2, 4, 6, 7]
+    tables._looked_over.cache_clear()
+    count, groups = {"checks": 0}, []
+
+    def check(*given: Any) -> int:
+        count["checks"] += 1
+        return check_parquet(*given)
+
+    def batches(table: Any, column: int, group: int, real: Any = tables._Table.batches) -> Any:
+        groups.append(group)
+        return real(table, column, group)
+
+    monkeypatch.setattr(tables, "check_parquet", check)
+    monkeypatch.setattr(tables._Table, "batches", batches)
+    found = [data for shard in range(4) for data in source.read(made.batch(shard))]
+    assert found == FILES
+    assert count["checks"] == 1
+    assert groups == list(range(-(-7 // rows)))
+
+
+def test_shards_in_any_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "SHARD_PICTURES", 2)
+    monkeypatch.setattr(tables, "MAX_BATCH_ROWS", 2)
+    columns = {"image": FILES, "label": LABELS}
+    source = TableSource([write(tmp_path / f"{n}.parquet", columns, row_group_size=5) for n in range(2)])
+    made = plan.plan_import(source.scan(no_progress), plan.Choice(only=["5", "2"]))
+    expected = [data for n, data in enumerate(FILES * 2) if n % 7 != 5]
+    for shard in (4, 1, 3, 0, 5, 2):
+        assert list(source.read(made.batch(shard))) == expected[2 * shard : 2 * shard + 2]
+
+
+def test_a_file_that_changes_is_opened_anew(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parquet", {"image": FILES, "label": LABELS})
+    source = TableSource([path])
+    batch = plan.plan_import(source.scan(no_progress), plan.Choice()).batch(0)
+    assert list(source.read(batch)) == FILES
+    write(path, {"image": FILES[::-1], "label": LABELS, "more": LABELS})
+    assert list(source.read(batch)) == FILES[::-1]
+    write(path, {"image": FILES[:3], "label": LABELS[:3]})
+    with pytest.raises(UserError, match="a.parquet: group 0 cannot be read: it ends before row 3"):
+        list(source.read(batch))
+
+
+def test_another_column_is_another_import(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parquet", {"left": FILES, "right": FILES[::-1], "label": LABELS})
+    prints = {
+        plan.plan_import(TableSource([path], column).scan(no_progress), plan.Choice()).fingerprint("x", Conversion())
+        for column in ("left", "right")
+    }
+    assert len(prints) == 2
+    target = tmp_path / "out"
+    import_faces(TableSource([path], "left"), target, Conversion(size=32), workers=1)
+    with pytest.raises(UserError, match="got what another import has made"):
+        import_faces(TableSource([path], "right"), target, Conversion(size=32), workers=1)
 
 
 def test_cells_without_a_picture(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from trainers.data.picture_file import (
     orientation,
     resize_square,
 )
-from trainers.data.picture_header import header_size
+from trainers.data.picture_header import MAX_PHOTO_PIXELS, header_size
 
 END_OF_JPEG, START_OF_SCAN = b"\xff\xd9", b"\xff\xda"
 
@@ -66,7 +66,7 @@ def convert(data: bytes, conversion: Conversion) -> Converted:
     """
     claimed = header_size(data)
     require_end(data)
-    picture = decode_file(data, cv2.IMREAD_ANYCOLOR)
+    picture = decode_file(data, cv2.IMREAD_ANYCOLOR, MAX_PHOTO_PIXELS)
     height, width = picture.shape[:2]
     kind = file_kind(data)
     fits = height == width == conversion.size and kind in (JPEG, conversion.encoding, *conversion.unchanged)

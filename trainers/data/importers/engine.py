@@ -37,7 +37,9 @@ from trainers.data.importers.source import Integers, Source
 from trainers.untrusted import parse_json, read_file
 from trainers.whole_file import sync_path
 
-REPORT_NAME, SKIPPED_NAME = "import.json", "skipped.txt"
+REPORT_NAME, SKIPPED_NAME, DOUBTFUL_NAME = "import.json", "skipped.txt", "doubtful.txt"
+BLOCK = 10_000
+"""Keys that are texts at a time."""
 MAX_REPORT_BYTES = 2**24
 
 Stages = Callable[[str, int, int], None]
@@ -68,8 +70,14 @@ class ImportReport:
 
     ignored: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    num_doubtful: int = 0
+    """Pictures that are kept though their decoder says that they are damaged, listed in `doubtful.txt`."""
+
     num_resumed: int = 0
     """Pictures that an earlier try had done."""
+
+    was_there: bool = False
+    """The same import had made all of it before."""
 
 
 def say_nothing(stage: str, done: int, total: int) -> None:
@@ -89,7 +97,8 @@ def import_faces(
     """Import a face set into the folder `target`: `faces.lmdb`, `labels.txt`, `identities.txt`, `import.json`.
 
     Args:
-        target: no folder yet, or an empty one; or what the same import has made before, which is then left as it is.
+        target: no folder yet, or an empty one, or a link to where it shall be; or what the same import has made before,
+            which is then left as it is.
         conversion: what pictures are to be; None: JPEG, 112 x 112.
         choice: identities to keep; None: all.
         workers: processes; None: one per core.
@@ -98,15 +107,10 @@ def import_faces(
         UserError: the source is wrong, a picture is bad, the target is taken or cannot be written. What was done stays
             for the next try, unless the source or the settings have changed by then.
     """
-    target, conversion = Path(os.path.abspath(target)), conversion or Conversion()
+    target, conversion = Path(os.path.realpath(target)), conversion or Conversion()
     _refuse_taken(target)
     plan = plan_import(source.scan(lambda *at: progress("reading the source", *at)), choice or Choice())
     fingerprint = plan.fingerprint(type(source).__name__, conversion)
-    if (earlier := _earlier(target)) is not None:
-        if earlier.fingerprint == fingerprint:
-            shutil.rmtree(_work_folder(target), ignore_errors=True)
-            return earlier
-        raise UserError(f"{target}: expected a new folder, got what another import has made; choose another name")
     job = _Job(source, target, plan, conversion, num_cores() if workers is None else workers, skip_bad, progress)
     try:
         return job.run(fingerprint)
@@ -123,20 +127,28 @@ def _work_folder(target: Path) -> Path:
 
 
 def _refuse_taken(target: Path) -> None:
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())) or (target / REPORT_NAME).is_file():
+    if not target.exists() or (target / REPORT_NAME).is_file():
         return
-    raise UserError(f"{target}: expected a new folder, got {'one with files' if target.is_dir() else 'a file'} in it")
+    if os.path.ismount(target):
+        raise UserError(f"{target}: expected a new folder, got a mount point, which cannot be; name a folder in it")
+    if not target.is_dir() or any(target.iterdir()):
+        what = "one with files" if target.is_dir() else "a file"
+        raise UserError(f"{target}: expected a new folder, got {what} in it")
 
 
-def _earlier(target: Path) -> ImportReport | None:
-    """The report of the import that made `target`; None: none did."""
+def _earlier(target: Path, fingerprint: str) -> ImportReport | None:
+    """The report of the same import that made `target` before; None: none did. `UserError`: another one did."""
     if not (target / REPORT_NAME).exists():
         return None
     try:
         values = parse_json(read_file(target / REPORT_NAME, MAX_REPORT_BYTES))
-        return ImportReport(**{**values, "unknown": tuple(values["unknown"]), "notes": tuple(values["notes"])})
+        listed = {name: tuple(values[name]) for name in ("unknown", "notes")}
+        report = ImportReport(**{**values, **listed, "was_there": True})
     except (OSError, ValueError, TypeError, KeyError):
         raise UserError(f"{target / REPORT_NAME}: expected the report of an import; choose another target") from None
+    if report.fingerprint != fingerprint:
+        raise UserError(f"{target}: expected a new folder, got what another import has made; choose another name")
+    return report
 
 
 class _Job:
@@ -158,15 +170,18 @@ class _Job:
         lock = filelock.FileLock(self.work / "lock", timeout=0)
         try:
             with lock:
-                self._take_over(fingerprint)
-                found = dict(self._finished())
-                resumed = self.done
-                made = self._make(found)
-                report = self._assemble(made, fingerprint, resumed)
-                self._publish()
+                report = _earlier(self.target, fingerprint) or self._import(fingerprint)
         except filelock.Timeout:
             raise UserError(f"{self.target}: expected one import at a time, got one that still runs") from None
         shutil.rmtree(self.work, ignore_errors=True)
+        return report
+
+    def _import(self, fingerprint: str) -> ImportReport:
+        self._take_over(fingerprint)
+        found = dict(self._finished())
+        resumed = self.done
+        report = self._assemble(self._make(found), fingerprint, resumed)
+        self._publish()
         return report
 
     def _take_over(self, fingerprint: str) -> None:
@@ -220,21 +235,21 @@ class _Job:
         present, labels = np.unique(plan.labels[kept], return_inverse=True)  # an identity may have lost all of its own
         result.mkdir()
         self._write_lmdb(result / LMDB_NAME, shards, sizes, kept, labels)
-        in_label_order = np.argsort(labels, kind="stable")
-        keys = plan.catalogue.keys.take(plan.rows[kept[in_label_order]])
         with open(result / LIST_NAME, "w", encoding="utf-8") as file:
-            file.writelines(
-                f"{key} {label}\n" for key, label in zip(keys, labels[in_label_order].tolist(), strict=True)
-            )
+            for part in _blocks(np.argsort(labels, kind="stable")):
+                keys = plan.catalogue.keys.take(plan.rows[kept[part]])
+                file.writelines(f"{key} {label}\n" for key, label in zip(keys, labels[part].tolist(), strict=True))
         write_identities(result / FILE_NAME, [plan.identities[label] for label in present.tolist()])
         bad = [what for shard in shards for _, what in sorted(shard.bad.items())]
-        if bad:
-            (result / SKIPPED_NAME).write_text("".join(f"{what}\n" for what in bad), encoding="utf-8")
+        doubtful = [what for shard in shards for what in shard.doubtful]
+        for name, lines in ((SKIPPED_NAME, bad), (DOUBTFUL_NAME, doubtful)):
+            if lines:
+                (result / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         report = ImportReport(
             fingerprint=fingerprint, num_pictures=len(kept), num_identities=len(present), num_skipped=len(bad),
             num_copied=sum(shard.copied for shard in shards), num_stretched=sum(shard.stretched for shard in shards),
             num_bytes=int(sizes[kept].sum()), unknown=plan.unknown, ignored=plan.catalogue.ignored,
-            notes=plan.catalogue.notes,
+            notes=plan.catalogue.notes, num_doubtful=len(doubtful),
         )  # fmt: skip
         (result / REPORT_NAME).write_text(json.dumps(asdict(report), indent=1) + "\n")
         return ImportReport(**{**vars(report), "num_resumed": resumed})
@@ -243,15 +258,14 @@ class _Job:
         plan = self.plan
         starts = np.concatenate([np.fromiter(offsets(shard.sizes), np.int64, len(shard.sizes)) for shard in shards])
         shard_of = np.repeat(np.arange(len(shards)), np.diff(plan.starts))
-        keys = plan.catalogue.keys.take(plan.rows[kept])
-        by_key = sorted(range(len(kept)), key=keys.__getitem__)  # code points sort as their UTF-8 does
+        keys, rows = plan.catalogue.keys, plan.rows[kept]
         with ShardReader(self.shards) as reader:
             items = (
-                (
-                    keys[at],
-                    encode_datum(reader.read(int(shard_of[row]), int(starts[row]), int(sizes[row])), int(labels[at])),
+                (key, encode_datum(reader.read(int(shard_of[row]), int(starts[row]), int(sizes[row])), label))
+                for part in _blocks(keys.order(rows))
+                for key, row, label in zip(
+                    keys.take(rows[part]), kept[part].tolist(), labels[part].tolist(), strict=True
                 )
-                for at, row in zip(by_key, kept[by_key].tolist(), strict=True)
             )
             write_packed(path, items, sizes[kept], lambda *at: self.progress("writing the LMDB", *at))
 
@@ -260,10 +274,12 @@ class _Job:
         for file in result.iterdir():
             sync_path(file)
         sync_path(result)
-        if self.target.exists():
-            self.target.rmdir()  # it is empty, or this fails
-        os.rename(result, self.target)
+        os.rename(result, self.target)  # of folders only an empty one may be there
         sync_path(self.target.parent)
+
+
+def _blocks(numbers: Integers) -> Iterator[Integers]:
+    return (numbers[start : start + BLOCK] for start in range(0, len(numbers), BLOCK))
 
 
 def _stop(what: str) -> str:

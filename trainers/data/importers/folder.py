@@ -1,6 +1,8 @@
 """A folder per identity: ROOT/IDENTITY/.../PICTURE.jpg."""
 
+import errno
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +18,12 @@ from trainers.untrusted import read_file
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png"})
 MAX_DEPTH = 16
+OF_ONE_PICTURE = frozenset({errno.EACCES, errno.EINVAL, errno.EISDIR, errno.EFBIG})
+"""Why one picture cannot be read: it may not be, is no file, or too large. All else is the source's failure."""
+
+LEADS_NOWHERE = frozenset({errno.ENOENT, errno.ELOOP, errno.EACCES})
+MISSING = (-1, 0)
+"""In place of size and time: a link that leads nowhere."""
 
 
 class FolderSource:
@@ -27,24 +35,27 @@ class FolderSource:
 
     def scan(self, progress: Progress) -> Catalogue:
         """See `Source`. Order: by the bytes of the names."""
-        builder = CatalogueBuilder(2, self.root)
+        builder = CatalogueBuilder(2, self.root, progress)
         entries = _listing(str(self.root), builder)
-        folders = [entry for entry in entries if entry.is_dir()]
+        folders = [entry for entry in entries if _is_folder(_status(entry))]
         if len(folders) < len(entries):
             builder.ignored["files that are in no identity's folder"] = len(entries) - len(folders)
-        for done, folder in enumerate(folders):
-            for path, status in _pictures(folder.path, folder.name, builder, MAX_DEPTH):
-                name = path.partition("/")[2]
-                builder.add(folder.name, name, (status.st_size, status.st_mtime_ns), text=path)
-            progress(done + 1, len(folders))
+        for folder in folders:
+            for path, place in _pictures(folder.path, folder.name, builder, MAX_DEPTH):
+                builder.add(folder.name, path.partition("/")[2], place, text=path)
         return builder.build(())  # size and time of each picture are in the places
 
     def read(self, batch: Batch) -> Iterator[bytes | UserError]:
         """See `Source`."""
-        for path in batch.texts:
+        for path, place in zip(batch.texts, batch.places.tolist(), strict=True):
+            if tuple(place) == MISSING:
+                yield UserError("expected a file, got a link that leads nowhere")
+                continue
             try:
                 yield read_file(self.root / path, MAX_PICTURE_BYTES)
             except OSError as error:
+                if error.errno not in OF_ONE_PICTURE:
+                    raise UserError(f"{self.root / path}: cannot be read any more: {error.strerror}") from None
                 yield UserError(f"cannot be read: {error.strerror}")
 
     def place(self, batch: Batch, row: int) -> str:
@@ -52,28 +63,36 @@ class FolderSource:
         return str(self.root / batch.texts[row])
 
 
-def _pictures(folder: str, below: str, builder: CatalogueBuilder, depth: int) -> Iterator[tuple[str, os.stat_result]]:
-    """(path from the root, status) of the pictures in a folder, sorted by names, folders after files."""
+def _pictures(folder: str, below: str, builder: CatalogueBuilder, depth: int) -> Iterator[tuple[str, tuple[int, int]]]:
+    """(path from the root, its size and time) of the pictures in a folder, sorted by names, folders after files."""
     if not depth:
         raise UserError(f"{folder}: expected folders nested at most {MAX_DEPTH} deep")
     inner = []
     for entry in _listing(folder, builder):
-        if entry.is_dir(follow_symlinks=False):
-            inner.append(entry)
-        elif entry.is_dir():
+        status = _status(entry)
+        if _is_folder(status) and entry.is_symlink():
             builder.ignored["links to folders"] += 1
+        elif _is_folder(status):
+            inner.append(entry)
         elif os.path.splitext(entry.name)[1].lower() not in EXTENSIONS:
             builder.ignored["files of other kinds"] += 1
         else:
-            yield f"{below}/{entry.name}", _status(entry)
+            yield f"{below}/{entry.name}", (status.st_size, status.st_mtime_ns) if status else MISSING
     for entry in inner:
         yield from _pictures(entry.path, f"{below}/{entry.name}", builder, depth - 1)
 
 
-def _status(entry: "os.DirEntry[str]") -> os.stat_result:
+def _is_folder(status: os.stat_result | None) -> bool:
+    return status is not None and stat.S_ISDIR(status.st_mode)
+
+
+def _status(entry: "os.DirEntry[str]") -> os.stat_result | None:
+    """Of what it is, or links to; None: a link that leads nowhere."""
     try:
         return entry.stat()
     except OSError as error:
+        if entry.is_symlink() and error.errno in LEADS_NOWHERE:
+            return None
         raise UserError(f"{entry.path}: cannot be read: {error.strerror}") from None
 
 

@@ -40,11 +40,9 @@ class LmdbListSource:
         names = self._identities(keys, labels)
         data = self.path / "data.mdb" if self.path.is_dir() else self.path
         source = LmdbSource(self.path)
-        builder = CatalogueBuilder(0, self.list_path)
-        for number, (key, label) in enumerate(zip(keys, labels.tolist(), strict=True)):
+        builder = CatalogueBuilder(0, self.list_path, progress, len(keys))
+        for key, label in zip(keys, labels.tolist(), strict=True):
             builder.add(names[label], "", key=key)
-            if number % 2**16 == 0:
-                progress(number, len(keys))
         unlisted = len(source) - len(keys)
         if unlisted > 0:
             builder.ignored["records that are not in the list"] = unlisted

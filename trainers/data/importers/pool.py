@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 from search_space.errors import UserError
@@ -21,7 +22,8 @@ def num_cores() -> int:
 
 
 def in_order(work: Callable[..., T], tasks: Iterable[tuple[Any, ...]], workers: int) -> Iterator[T]:
-    """`work(*task)` for every task, results in the order of the tasks; the first that raises ends it.
+    """`work(*task)` for every task, results in the order of the tasks; the first that raises ends it, and
+    so does whoever stops asking for them: nothing that has begun is waited for.
 
     Args:
         workers: processes; 1: in this one. Tasks are taken a few ahead of those that are done, so results are few, too.
@@ -33,7 +35,8 @@ def in_order(work: Callable[..., T], tasks: Iterable[tuple[Any, ...]], workers: 
         yield from (work(*task) for task in tasks)
         return
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin)
+    ours, theirs = context.Pipe()  # workers end when our end is closed, by us or by our own end
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(theirs,))
     waiting: deque[Future[T]] = deque()
     try:
         for task in tasks:
@@ -42,22 +45,23 @@ def in_order(work: Callable[..., T], tasks: Iterable[tuple[Any, ...]], workers: 
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+        pool.shutdown()
     except BrokenProcessPool:
         raise UserError(
             "a worker process was killed, for want of memory perhaps; run the same command again, with fewer --workers"
         ) from None
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        ours.close()
+        pool.shutdown(cancel_futures=True)
+        theirs.close()
 
 
-def _begin() -> None:
+def _begin(parent: Connection) -> None:
     """In a new worker: Ctrl-C is for the parent, and without it there is nothing left to do."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
+def _end_with(parent: Connection) -> None:
+    parent.poll(None)
     os._exit(1)

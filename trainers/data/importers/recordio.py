@@ -22,9 +22,10 @@ from trainers.data.importers.source import (
     Integers,
     Progress,
     Stamp,
+    reading,
     stamp,
 )
-from trainers.untrusted import open_file, read_file
+from trainers.untrusted import read_file
 
 MAX_EXACT = 2**24
 """A float32 is exact up to here; the numbers in larger headers are rounded."""
@@ -57,7 +58,7 @@ class RecordSource:
         stamps = [stamp(self.rec), stamp(self.idx)]
         table = _read_index(self.idx)
         heads = self._heads(table, progress)
-        _refuse_rest(stamps[0], self.idx, heads)
+        _refuse_gaps(stamps[0], self.idx, table, heads)
         rows = self._pictures(table, heads)
         labels = self._labels(table, heads, rows)
         builder = CatalogueBuilder(1, self.rec)
@@ -69,7 +70,7 @@ class RecordSource:
 
     def read(self, batch: Batch) -> Iterator[bytes | UserError]:
         """See `Source`."""
-        with open_file(self.rec) as file:
+        with reading(self.rec) as file:
             size = os.fstat(file.fileno()).st_size
             for offset in batch.places[:, 0].tolist():
                 try:
@@ -84,7 +85,7 @@ class RecordSource:
     def _heads(self, table: "_Index", progress: Progress) -> Heads:
         """Of all records; `UserError` at the first that is none."""
         parts = []
-        with open_file(self.rec) as file:
+        with reading(self.rec) as file:
             if not os.fstat(file.fileno()).st_size:
                 raise UserError(f"{self.rec}: expected records, got an empty file")
             whole = np.memmap(file, np.uint8, "r")
@@ -101,7 +102,7 @@ class RecordSource:
         zero = np.flatnonzero(table.numbers == 0)
         if not len(zero) or heads.num_labels[zero[0]] < 2 or heads.num_bytes[zero[0]]:
             return np.arange(len(table.numbers))
-        with open_file(self.rec) as file:
+        with reading(self.rec) as file:
             size = os.fstat(file.fileno()).st_size
             first, last = read_record(file.fileno(), int(table.offsets[zero[0]]), size).labels[:2]
         if not 1 <= first <= last < 2**53:
@@ -151,11 +152,8 @@ class _Index(NamedTuple):
 
 
 def _read_index(path: Path) -> _Index:
-    try:
-        with open_file(path) as file:
-            data = file.read(os.fstat(file.fileno()).st_size)
-    except OSError as error:
-        raise UserError(f"{path}: expected lines of {LAW}, got: {error.strerror}") from None
+    with reading(path) as file:
+        data = file.read(os.fstat(file.fileno()).st_size)
     parts = []
     at = 0
     while at < len(data):
@@ -183,11 +181,16 @@ def _refuse_line(path: Path, data: bytes, at: int, chunk: bytes) -> NoReturn:
     raise AssertionError("no line is wrong")
 
 
-def _refuse_rest(rec: Stamp, idx: Path, heads: Heads) -> None:
-    """The last record of the index must end the file, or one of the two was cut off (on a copy, say)."""
-    end = int(heads.ends.max())
-    if end < rec.num_bytes:
+def _refuse_gaps(rec: Stamp, idx: Path, table: _Index, heads: Heads) -> None:
+    """Each record must begin where the one before ends, and the last must end the file: else lines were lost."""
+    starts = np.append(table.offsets, rec.num_bytes)
+    ends = np.insert(np.minimum(heads.ends, rec.num_bytes), 0, 0)  # the zeros behind the last may lack
+    wrong = np.flatnonzero(starts != ends)
+    if len(wrong):
+        start, end = starts[wrong[0]], ends[wrong[0]]
         raise UserError(
-            f"{idx}: expected records up to the end of {rec.name} ({rec.num_bytes:,} bytes), got {end:,}: cut off, "
-            "or belongs to another .rec"
+            f"{idx}: expected one record behind the other up to the end of {rec.name} ({rec.num_bytes:,} bytes), got "
+            f"none from byte {end:,} to {start:,}: lines are lost, or it belongs to another .rec"
+            if end < start
+            else f"{idx}: expected one record behind the other, got one at byte {start:,} inside another"
         )

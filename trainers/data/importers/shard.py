@@ -1,6 +1,6 @@
 """Finished parts of an import: some pictures, converted, in one file that is there whole or not at all.
 
-File: the pictures one after the other | JSON {"sizes": [n] bytes or -1, "bad": {row: what}, "copied", "stretched"} |
+File: the pictures one after the other | JSON {"sizes": [n] bytes or -1, "bad": {row: what}, "doubtful": [what], ...} |
 length of the JSON in 8 bytes, little endian.
 """
 
@@ -8,7 +8,7 @@ import json
 import os
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from search_space.errors import UserError
@@ -33,6 +33,9 @@ class Shard:
     bad: dict[int, str] = field(default_factory=dict)
     """What is wrong with which picture, place included."""
 
+    doubtful: list[str] = field(default_factory=list)
+    """The same, of pictures that decode, but of which the decoder says that they are damaged."""
+
     copied: int = 0
     stretched: int = 0
 
@@ -56,7 +59,7 @@ def make_shard(source: Source, batch: Batch, conversion: Conversion, path: Path,
     """
     shard = Shard(sizes=[])
     copied = stretched = 0
-    with whole_file(path) as file, DecoderNoise():
+    with whole_file(path) as file, DecoderNoise() as noise:
         for row, data in enumerate(source.read(batch)):
             try:
                 if isinstance(data, UserError):
@@ -68,11 +71,14 @@ def make_shard(source: Source, batch: Batch, conversion: Conversion, path: Path,
                     raise BadPictureError(what) from None
                 shard.bad[row] = what
                 shard.sizes.append(SKIPPED)
+                noise.complaint()
                 continue
+            if said := noise.complaint():
+                shard.doubtful.append(f"{source.place(batch, row)}: {said}")
             file.write(made.data)
             shard.sizes.append(len(made.data))
             copied, stretched = copied + made.copied, stretched + made.stretched
-        shard = Shard(sizes=shard.sizes, bad=shard.bad, copied=copied, stretched=stretched)
+        shard = replace(shard, copied=copied, stretched=stretched)
         index = json.dumps(vars(shard)).encode()
         file.write(index + len(index).to_bytes(TAIL_BYTES, "little"))
     return shard

@@ -3,6 +3,8 @@
 A catalogue is arrays, not objects: a set may have tens of millions of pictures.
 """
 
+import contextlib
+import io
 import os
 from array import array
 from collections import Counter
@@ -27,7 +29,9 @@ MAX_PICTURE_BYTES = 64 * 2**20
 """Of one picture file: as much as an LMDB that is read here may hold in a record."""
 
 Progress = Callable[[int, int], None]
-"""Called with (done, total); a total of 0: not known yet."""
+"""Called with (pictures done, total); a total of 0: not known yet."""
+
+PROGRESS_EVERY = 256
 
 
 class Stamp(NamedTuple):
@@ -52,15 +56,13 @@ class Catalogue:
     """[n] the key that each picture gets."""
 
     places: Integers
-    """[n, k] where its bytes are; what the numbers mean is the source's own affair, as with `texts`."""
+    """[n, k] where its bytes are: another choice of the source's gives other numbers, or other `texts`. What
+    they mean is the source's own affair."""
 
     texts: Keys
     """[n]"""
 
     stamps: tuple[Stamp, ...]
-    units: Integers | None = None
-    """[n] rising numbers of the parts that can only be read from their start, and so are not cut; None: none."""
-
     ignored: dict[str, int] = field(default_factory=dict)
     """What is in the source and is no picture, by kind."""
 
@@ -92,7 +94,11 @@ class Source(Protocol):
         """
 
     def read(self, batch: Batch) -> Iterator[bytes | UserError]:
-        """The file of each picture, JPEG or PNG, in the order of the batch; the error in place of one that is bad."""
+        """The file of each picture, JPEG or PNG, in the order of the batch; the error in place of one that is bad.
+
+        Raises:
+            UserError: the source itself cannot be read any more.
+        """
 
     def place(self, batch: Batch, row: int) -> str:
         """Where a picture of the batch is, for a message."""
@@ -125,10 +131,12 @@ class CatalogueBuilder:
     Args:
         width: how many numbers say where a picture is.
         where: names the source in messages.
+        total: pictures to come; 0: not known.
     """
 
-    def __init__(self, width: int, where: str | Path) -> None:
+    def __init__(self, width: int, where: str | Path, progress: Progress | None = None, total: int = 0) -> None:
         self._width, self._where = width, where
+        self._progress, self._total = progress or no_progress, total
         self._owner_of: dict[str, int] = {}
         self._cleaned: dict[str, str] = {}
         self._names: list[str] = []
@@ -157,19 +165,22 @@ class CatalogueBuilder:
         self._places.extend(place)
         self._keys.append(data)
         self._texts.append(text.encode())
+        if len(self._owners) % PROGRESS_EVERY == 0:
+            self._progress(len(self._owners), self._total)
 
-    def build(self, stamps: Sequence[Stamp], notes: Sequence[str] = (), units: Integers | None = None) -> Catalogue:
+    def build(self, stamps: Sequence[Stamp], notes: Sequence[str] = ()) -> Catalogue:
         """The catalogue; `UserError` if two pictures have one key, or there is none."""
         if not len(self._owners):
             ignored = ", ".join(f"{count:,} {kind}" for kind, count in sorted(self.ignored.items()))
             raise UserError(f"{self._where}: expected pictures (JPEG or PNG), got {ignored or 'none'}")
+        self._progress(len(self._owners), len(self._owners))
         keys, texts = self._keys.build(), self._texts.build()
         refuse_duplicates(keys, self._where)
         owners = np.frombuffer(self._owners, np.int64)
         places = np.frombuffer(self._places, np.int64) if self._places else np.empty(0, np.int64)
         return Catalogue(
             identities=tuple(self._names), owners=owners, keys=keys, texts=texts, stamps=tuple(stamps),
-            places=places.reshape(len(owners), self._width), notes=tuple(notes), units=units,
+            places=places.reshape(len(owners), self._width), notes=tuple(notes),
             ignored=dict(sorted(self.ignored.items())),
         )  # fmt: skip
 
@@ -213,13 +224,20 @@ def refuse_duplicates(keys: Keys, where: str | Path) -> None:
         )
 
 
-def stamp(path: str | Path) -> Stamp:
-    """What tells whether a file is still the same; `UserError` if it is none that can be read."""
+@contextlib.contextmanager
+def reading(path: str | Path) -> Iterator[io.BufferedReader]:
+    """A file of a source; whatever fails, to open it or to read from it, as a `UserError` that names it."""
     try:
         with open_file(path) as file:
-            status = os.fstat(file.fileno())
+            yield file
     except OSError as error:
-        raise UserError(f"{path}: expected a readable file, got: {error.strerror}") from None
+        raise UserError(f"{path}: expected a readable file, got: {error.strerror or error}") from None
+
+
+def stamp(path: str | Path) -> Stamp:
+    """What tells whether a file is still the same; `UserError` if it is none that can be read."""
+    with reading(path) as file:
+        status = os.fstat(file.fileno())
     return Stamp(os.path.basename(path), status.st_size, status.st_mtime_ns)
 
 

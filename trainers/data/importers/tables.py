@@ -1,11 +1,13 @@
 """Parquet files with a column of pictures and one of labels, as Hugging Face's data sets and many others have them."""
 
 import mmap
+import weakref
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
@@ -15,8 +17,8 @@ from trainers.data.importers.source import (
     Batch,
     Catalogue,
     CatalogueBuilder,
-    Integers,
     Progress,
+    Stamp,
     stamp,
 )
 from trainers.parquet_structure import Limits, check_parquet
@@ -32,6 +34,7 @@ MAX_EXPANSION = 16
 SMALL_BYTES = 64 * 2**20
 MAX_BATCH_BYTES = 256 * 2**20
 MAX_BATCH_ROWS = 64
+NOTHING = pa.array([])
 
 
 class TableSource:
@@ -50,54 +53,34 @@ class TableSource:
 
     def scan(self, progress: Progress) -> Catalogue:
         """See `Source`. Order: that of files and rows; name: the number of the row in 9 digits."""
-        builder = CatalogueBuilder(3, self.paths[0].parent)
-        stamps, units, total, unit = [stamp(path) for path in self.paths], [], 0, 0
+        builder = CatalogueBuilder(4, self.paths[0].parent, progress)
+        stamps, total = [stamp(path) for path in self.paths], 0
         for number, path in enumerate(self.paths):
-            with _opened(path) as table:
-                names = self._columns(table, path)
-                for group in range(table.file.num_row_groups):
-                    labels = _labels(table, names, group, path)
-                    for row, label in enumerate(labels):
-                        if label is None:
-                            raise UserError(f"{path}: row {row} of group {group}: expected a label, got none")
-                        builder.add(label, f"{total + row:09d}", (number, group, row))
-                    total += len(labels)
-                    units.append(np.full(len(labels), unit, np.int64))
-                    unit += 1
-            progress(number + 1, len(self.paths))
-        return builder.build(stamps, units=np.concatenate(units) if units else None)
+            table = _opened(path)
+            column, label_column = self._columns(table)
+            for group in range(table.file.num_row_groups):
+                for row, label in enumerate(_labels(table, label_column, group)):
+                    if label is None:
+                        raise UserError(f"{path}: row {row} of group {group}: expected a label, got none")
+                    builder.add(label, f"{total:09d}", (number, column, group, row))
+                    total += 1
+        return builder.build(stamps)
 
     def read(self, batch: Batch) -> Iterator[bytes | UserError]:
         """See `Source`."""
-        places, start = batch.places, 0
-        while start < len(places):
-            number, group = places[start, :2]
-            differs = (places[start:, 0] != number) | (places[start:, 1] != group)
-            end = start + int(differs.argmax()) if differs.any() else len(places)
-            yield from self._read_group(self.paths[number], int(group), places[start:end, 2])
-            start = end
+        for (number, column, group), places in groupby(batch.places.tolist(), lambda place: place[:3]):
+            table = _opened(self.paths[number])
+            for *_, row in places:
+                yield _picture(table.cell(column, group, row))
 
     def place(self, batch: Batch, row: int) -> str:
         """See `Source`."""
-        number, group, inner = batch.places[row].tolist()
+        number, _, group, inner = batch.places[row].tolist()
         return f"{self.paths[number]}: row {inner} of group {group}"
 
-    def _read_group(self, path: Path, group: int, rows: Integers) -> Iterator[bytes | UserError]:
-        with _opened(path) as table:
-            column = self._columns(table, path)[0]
-            wanted, base = iter(rows.tolist()), 0
-            row = next(wanted, None)
-            for values in _batches(table, group, column, path):
-                while row is not None and row < base + len(values):
-                    yield _picture(values[row - base])
-                    row = next(wanted, None)
-                base += len(values)
-                if row is None:
-                    return
-
-    def _columns(self, table: "_Table", path: Path) -> tuple[str, str]:
-        """Names of the columns of pictures and labels."""
-        schema = table.file.schema_arrow
+    def _columns(self, table: "_Table") -> tuple[int, int]:
+        """Numbers of the columns of pictures and labels."""
+        schema, path = table.file.schema_arrow, table.path
         if len(set(schema.names)) < len(schema.names):
             raise UserError(f"{path}: expected columns with names of their own, got two of one name")
         picture = _column(schema, self.picture_column, PICTURE_NAMES, _holds_pictures, "pictures (binary)", path)
@@ -105,53 +88,63 @@ class TableSource:
         return picture, label
 
 
-class _Table(NamedTuple):
+class _Table:
     """An open file that has been looked over."""
 
-    file: pyarrow.parquet.ParquetFile
-    rows: int
-    """As many as may be read at a time: one page may repeat a large value in every row."""
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            stream = open_file(path)
+            weakref.finalize(self, stream.close)
+            with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                largest = check_parquet(data, Limits(len(data), MAX_EXPANSION * len(data) + SMALL_BYTES))
+            self.file = pyarrow.parquet.ParquetFile(
+                stream, buffer_size=2**20, pre_buffer=False,
+                thrift_string_size_limit=2**26, thrift_container_size_limit=2**22,
+            )  # fmt: skip
+        except (ValueError, OSError, pa.ArrowException) as error:
+            raise UserError(f"{path}: expected a Parquet file, got: {first_line(error)[:200]}") from None
+        self._batch_rows = max(1, min(MAX_BATCH_ROWS, MAX_BATCH_BYTES // max(1, largest)))
+        """One page may repeat a large value in every row."""
+        self._place, self._base, self._values = (-1, -1), 0, NOTHING
+        self._rest: Iterator[pa.Array] = iter(())
 
-    stream: Any
+    def batches(self, column: int, group: int) -> Iterator[pa.Array]:
+        """The values of a column in a group of rows, a few at a time."""
+        batches = self.file.iter_batches(
+            self._batch_rows, [group], [self.file.schema_arrow.names[column]], use_threads=False
+        )
+        while True:
+            try:
+                batch = next(batches, None)
+                if batch is None:
+                    return
+                batch.validate(full=True)
+            except (pa.ArrowException, OSError, MemoryError) as error:
+                raise UserError(f"{self.path}: group {group} cannot be read: {first_line(error)[:200]}") from None
+            yield batch.column(0)
 
-    def __enter__(self) -> "_Table":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.file.close()
-        self.stream.close()
+    def cell(self, column: int, group: int, row: int) -> Any:
+        """One value. A group can only be read from its start: whoever asks for rising rows has it read once."""
+        if self._place != (column, group) or row < self._base:
+            self._place, self._base, self._values = (column, group), 0, NOTHING
+            self._rest = self.batches(column, group)
+        while row >= self._base + len(self._values):
+            self._base += len(self._values)
+            self._values = next(self._rest, NOTHING)
+            if not len(self._values):
+                raise UserError(f"{self.path}: group {group} cannot be read: it ends before row {row}")
+        return self._values[row - self._base]
 
 
 def _opened(path: Path) -> _Table:
-    try:
-        stream = open_file(path)
-    except OSError as error:
-        raise UserError(f"{path}: expected a Parquet file, got: {error.strerror}") from None
-    try:
-        with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            largest = check_parquet(data, Limits(len(data), MAX_EXPANSION * len(data) + SMALL_BYTES))
-        file = pyarrow.parquet.ParquetFile(
-            stream, buffer_size=2**20, pre_buffer=False,
-            thrift_string_size_limit=2**26, thrift_container_size_limit=2**22,
-        )  # fmt: skip
-    except (ValueError, OSError, pa.ArrowException) as error:
-        stream.close()
-        raise UserError(f"{path}: expected a Parquet file, got: {first_line(error)[:200]}") from None
-    return _Table(file, max(1, min(MAX_BATCH_ROWS, MAX_BATCH_BYTES // max(1, largest))), stream)
+    """A file, and how far it has been read: from one call to the next, while it is the same."""
+    return _looked_over(path, stamp(path))
 
 
-def _batches(table: _Table, group: int, column: str, path: Path) -> Iterator[pa.Array]:
-    """The values of a column, a few at a time."""
-    batches = table.file.iter_batches(batch_size=table.rows, row_groups=[group], columns=[column], use_threads=False)
-    while True:
-        try:
-            batch = next(batches, None)
-            if batch is None:
-                return
-            batch.validate(full=True)
-        except (pa.ArrowException, OSError, MemoryError) as error:
-            raise UserError(f"{path}: group {group} cannot be read: {first_line(error)[:200]}") from None
-        yield batch.column(0)
+@lru_cache(maxsize=1)
+def _looked_over(path: Path, _: Stamp) -> _Table:
+    return _Table(path)
 
 
 def _picture(value: Any) -> bytes | UserError:
@@ -164,11 +157,11 @@ def _picture(value: Any) -> bytes | UserError:
     return bytes(value.as_buffer())
 
 
-def _labels(table: _Table, names: tuple[str, str], group: int, path: Path) -> list[str | None]:
+def _labels(table: _Table, column: int, group: int) -> list[str | None]:
     """The identities of a group of rows."""
-    classes = _class_names(table.file.schema_arrow, names[1], path)
+    classes = _class_names(table.file.schema_arrow, column, table.path)
     found: list[str | None] = []
-    for values in _batches(table, group, names[1], path):
+    for values in table.batches(column, group):
         for value in values.to_pylist():
             if classes and isinstance(value, int) and 0 <= value < len(classes):
                 value = classes[value]
@@ -176,25 +169,25 @@ def _labels(table: _Table, names: tuple[str, str], group: int, path: Path) -> li
     return found
 
 
-def _class_names(schema: pa.Schema, column: str, path: Path) -> list[str]:
+def _class_names(schema: pa.Schema, column: int, path: Path) -> list[str]:
     """What Hugging Face's `ClassLabel` calls the integers of a column; empty: nothing."""
     text = (schema.metadata or {}).get(b"huggingface")
     if not text:
         return []
     try:
-        found = parse_json(text)["info"]["features"][column]["names"]
+        found = parse_json(text)["info"]["features"][schema.names[column]]["names"]
     except (ValueError, LookupError, TypeError):
         return []
     if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
-        raise UserError(f"{path}: expected texts for the names of {column}, got {shown(found)}")
+        raise UserError(f"{path}: expected texts for the names of {schema.names[column]}, got {shown(found)}")
     return found
 
 
-def _column(schema: pa.Schema, asked: str | None, usual: Sequence[str], fits: Any, what: str, path: Path) -> str:
+def _column(schema: pa.Schema, asked: str | None, usual: Sequence[str], fits: Any, what: str, path: Path) -> int:
     known = {field.name: field.type for field in schema}
     for name in (asked,) if asked is not None else usual:
         if name in known and fits(known[name]):
-            return name
+            return int(schema.get_field_index(name))
     listed = ", ".join(f"{name} ({str(kind)[:40]})" for name, kind in list(known.items())[:20])
     option = "--image-column" if usual is PICTURE_NAMES else "--label-column"
     wanted = f"a column {shown(asked)} of {what}" if asked is not None else f"a column of {what}"

@@ -17,10 +17,11 @@ from trainers.data.importers.source import (
     Catalogue,
     CatalogueBuilder,
     Progress,
+    reading,
     stamp,
 )
 from trainers.data.importers.tables import LABEL_NAMES
-from trainers.untrusted import open_file, parse_json
+from trainers.untrusted import parse_json
 
 PICTURES = ("jpg", "jpeg", "png")
 MAX_LABEL_BYTES = 2**20
@@ -51,10 +52,10 @@ class WebDatasetSource:
 
     def scan(self, progress: Progress) -> Catalogue:
         """See `Source`. Order: that of the files; name: the sample's."""
-        builder = CatalogueBuilder(3, self.paths[0].parent)
+        builder = CatalogueBuilder(3, self.paths[0].parent, progress)
         stamps = [stamp(path) for path in self.paths]
         for number, path in enumerate(self.paths):
-            with open_file(path) as file:
+            with reading(path) as file:
                 for name, members in _samples(path, file, builder):
                     picture = next((members[kind] for kind in self.pictures if kind in members), None)
                     if picture is None:
@@ -62,7 +63,6 @@ class WebDatasetSource:
                         continue
                     identity = self._identity(path, name, members, file.fileno())
                     builder.add(identity, name, (number, *picture))
-            progress(number + 1, len(self.paths))
         return builder.build(stamps)
 
     def read(self, batch: Batch) -> Iterator[bytes | UserError]:
@@ -72,7 +72,7 @@ class WebDatasetSource:
             end = start + 1
             while end < len(numbers) and numbers[end] == numbers[start]:
                 end += 1
-            with open_file(self.paths[numbers[start]]) as file:
+            with reading(self.paths[numbers[start]]) as file:
                 for _, offset, size in batch.places[start:end].tolist():
                     data = os.pread(file.fileno(), size, offset) if size <= MAX_PICTURE_BYTES else b""
                     yield data if len(data) == size else UserError(f"expected a picture, got {size:,} bytes")
