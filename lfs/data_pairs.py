@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lfs.commands import OK
 from lfs.options import number_from
-from lfs.overlap import identities, overlap_line
+from lfs.overlap import overlap_line, people_of
 from lfs.terminal import printable
 from search_space.errors import UserError
 from trainers.data.lfw_pairs import DEFAULT_KEY, key_pattern, pair_lines, read_official_pairs
@@ -45,8 +45,8 @@ def add_parser(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     )  # fmt: skip
     pairs.add_argument("--seed", type=number_from(0), default=0, help="whole number that the draw depends on [0]")
     pairs.add_argument(
-        "--apart-from", action="append", default=[], metavar="LIST",
-        help="warn if an identity of this set is in LIST too, by name; may be given several times",
+        "--apart-from", action="append", default=[], metavar="OTHER",
+        help="warn of people who are in this set too, by name, as `overlap` reads it; may be given several times",
     )  # fmt: skip
     pairs.set_defaults(run=run_pairs)
     lfw = actions.add_parser("lfw", help=LFW_HELP, description=LFW_EXAMPLE, formatter_class=form)
@@ -62,6 +62,8 @@ def run_pairs(options: argparse.Namespace) -> int:
     require_other_file(options.out, options.list)
     keys, labels = read_list(options.list, gaps=True)
     refuse_repeated(options.list, keys)
+    people = people_of(options.list) if options.apart_from else set()
+    others = {other: people_of(other) for other in options.apart_from}
     try:
         made = make_pairs(labels, options.folds, options.pairs_per_fold, options.seed)
     except UserError as error:
@@ -70,9 +72,8 @@ def run_pairs(options: argparse.Namespace) -> int:
     numbers = zip(lefts, rights, made.same.tolist(), strict=True)
     write_lines(options.out, (f"{left} {right} {int(same)}" for left, right, same in numbers))
     print(printable(_summary(options.out, made)))
-    people = identities(Path(options.list)) if options.apart_from else set()
-    for other in options.apart_from:
-        if line := overlap_line(options.list, people, other, identities(Path(other))):
+    for other, found in others.items():
+        if line := overlap_line(options.list, people, other, found):
             print(printable(f"warning: {line}"))
     return OK
 

@@ -12,6 +12,7 @@ from lfs.commands import run_command
 from lfs.data import main, parser
 from lfs.data_import import source_of
 from lfs.progress import WorkProgress
+from search_space.errors import UserError
 from tests.trainers.importers.sources import jpeg, with_header, write_folder, write_records, write_tar
 
 PICTURES = [(n // 3, jpeg(n)) for n in range(6)]
@@ -81,6 +82,20 @@ def test_what_is_printed(place: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert (place / "shared.txt").read_text() == "0\n1\n"
     assert main(["overlap", "out", "keep", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"left": 2, "right": 3, "shared": ["0", "1"]}
+
+
+def test_who_is_in_both_by_lists(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    imported("folder", "out")
+    imported("folder", "part", "--identities", "out/identities.txt")
+    (place / "others").write_text("7\n8\n")
+    capsys.readouterr()
+    assert main(["overlap", "out", "part/labels.txt"]) == 0
+    assert capsys.readouterr().out == "out: 2 identities\npart/labels.txt: 2 identities\n2 in both: 0, 1\n"
+    assert main(["overlap", "out", "others", "--out", "shared.txt"]) == 0
+    assert imported("folder", "all", "--exclude-identities", "shared.txt") == 0
+    assert (place / "all/labels.txt").read_bytes() == (place / "out/labels.txt").read_bytes()
+    with pytest.raises(UserError, match=r"shared.txt: expected the identities to keep, one per line, got an empty"):
+        imported("folder", "none", "--identities", "shared.txt")
 
 
 def test_verify_fails_where_something_is_wrong(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ from search_space.errors import UserError, require
 from trainers.data.datum import decode_datum
 from trainers.data.decoder_noise import DecoderNoise
 from trainers.data.examine import keys_of
+from trainers.data.importers.identity_file import identity_of_key
 from trainers.data.lists import Keys, read_list
 from trainers.data.lmdb_source import LmdbSource
 from trainers.data.picture_file import PNG, Picture, decode_stored, encode_file
@@ -74,7 +75,7 @@ def _by_identity(
     for label in np.sort(rng.permutation(present)[:rows]).tolist():
         own = np.flatnonzero(labels == label)
         some = np.sort(rng.permutation(own)[:columns])
-        first = keys[int(own[0])].rpartition("/")[0] or keys[int(own[0])]
+        first = identity_of_key(keys[int(own[0])]) or keys[int(own[0])]
         name = first.encode("ascii", "replace").decode()[:40]
         chosen.append((f"label {label}: {name}, {len(own)} pictures", keys.take(some)))
     return chosen

@@ -7,7 +7,7 @@ import numpy as np
 
 from search_space.errors import UserError
 from trainers.data.datum import decode_datum
-from trainers.data.importers.identity_file import FILE_NAME, read_identities
+from trainers.data.importers.identity_file import FILE_NAME, identity_of_key, read_identities
 from trainers.data.importers.source import Batch, Catalogue, CatalogueBuilder, Integers, Progress, stamp
 from trainers.data.lists import Keys, read_list
 from trainers.data.lmdb_source import LmdbSource
@@ -75,8 +75,8 @@ class LmdbListSource:
             return {label: names[label] for label in present.tolist()}
         by_label: dict[int, str] = {}
         for key, label in zip(keys, labels.tolist(), strict=True):
-            folder, slash, _ = key.partition("/")
-            if not slash or by_label.setdefault(label, folder) != folder:
+            folder = identity_of_key(key)
+            if not folder or by_label.setdefault(label, folder) != folder:
                 return {label: str(label) for label in present.tolist()}
         if len(set(by_label.values())) < len(by_label):
             return {label: str(label) for label in present.tolist()}
