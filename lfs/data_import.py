@@ -7,6 +7,7 @@ from typing import Any
 
 from lfs.commands import OK
 from lfs.options import number_from
+from lfs.outputs import require_apart
 from lfs.overlap import people_of
 from lfs.progress import WorkProgress
 from lfs.terminal import SafeConsole
@@ -14,7 +15,7 @@ from search_space.errors import UserError
 from trainers.data.importers.convert import Conversion
 from trainers.data.importers.engine import SKIPPED_NAME, ImportReport, import_faces
 from trainers.data.importers.folder import FolderSource
-from trainers.data.importers.identity_file import read_identities
+from trainers.data.importers.identity_file import FILE_NAME, read_identities
 from trainers.data.importers.lmdb_list import LIST_NAME, LMDB_NAME, LmdbListSource
 from trainers.data.importers.plan import Choice
 from trainers.data.importers.recordio import RecordSource
@@ -70,7 +71,7 @@ def add_parser(actions: Any) -> None:
     made.set_defaults(run=run_import)
     made = actions.add_parser(
         "overlap", help="identities that two sets share, by name", formatter_class=raw,
-        description="Identities by name in both of two sets: imported ones, lists, files of names, or folders of folders.",
+        description="Identities by name in both of two sets: imported ones, lists, names, or folders of folders.",
         epilog="Example:\n    python -m lfs.data overlap casia lfw/identities.txt --out shared.txt",
     )  # fmt: skip
     made.add_argument("left", metavar="A")
@@ -185,7 +186,10 @@ def say(report: ImportReport, options: argparse.Namespace) -> None:
 
 def run_overlap(options: argparse.Namespace) -> int:
     """Print the identities that two sets share."""
-    left, right = people_of(options.left), people_of(options.right)
+    sides = [Path(options.left), Path(options.right)]
+    if options.out:
+        require_apart([options.out], [*sides, *(side / FILE_NAME for side in sides)])
+    left, right = map(people_of, sides)
     shared = sorted(left & right)
     if options.out:
         write_lines(options.out, shared)

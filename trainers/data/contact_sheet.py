@@ -12,8 +12,7 @@ from trainers.data.examine import keys_of
 from trainers.data.importers.identity_file import identity_of_key
 from trainers.data.lists import Keys, read_list
 from trainers.data.lmdb_source import LmdbSource
-from trainers.data.picture_file import PNG, Picture, decode_stored, encode_file
-from trainers.whole_file import whole_file, writing
+from trainers.data.picture_file import Picture, decode_stored
 
 GAP, CAPTION = 2, 14
 """Pixels between pictures, and above a row for its label."""
@@ -52,17 +51,6 @@ def contact_sheet(
             left = GAP + column * step_x
             sheet[top + CAPTION : top + CAPTION + side, left : left + side] = _cell(source, key, side)
     return sheet
-
-
-def write_sheet(path: str | Path, sheet: Picture) -> None:
-    """Write a sheet as PNG; the file is there whole or not at all.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    path = Path(path)
-    with writing(path), whole_file(path) as file:
-        file.write(encode_file(sheet, PNG))
 
 
 def _by_identity(

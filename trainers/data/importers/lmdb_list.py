@@ -17,6 +17,20 @@ LMDB_NAME, LIST_NAME = "faces.lmdb", "labels.txt"
 """In the folder of an imported set."""
 
 
+def files_of(path: str | Path, list_path: str | Path | None = None) -> tuple[Path, Path | None]:
+    """The LMDB of a set, and its list if there is one.
+
+    Args:
+        path: an LMDB, or the folder of an imported set.
+        list_path: a list to be taken instead of that folder's own.
+    """
+    path, listed = Path(path), Path(list_path) if list_path else None
+    if (path / LMDB_NAME).exists():
+        beside = path / LIST_NAME
+        return path / LMDB_NAME, listed or (beside if beside.exists() else None)
+    return path, listed
+
+
 class LmdbListSource:
     """Keys stay as they are. Identities: those of `identities.txt` beside the list; else the part of the keys before
     the first `/`, if it and the labels go together one to one; else the labels.
@@ -27,12 +41,10 @@ class LmdbListSource:
     """
 
     def __init__(self, path: str | Path, list_path: str | Path | None = None) -> None:
-        path = Path(path)
-        if list_path is None:
-            if not (path / LIST_NAME).exists():
-                raise UserError(f"{path}: expected a list of the LMDB's pictures (--list FILE), got none")
-            list_path, path = path / LIST_NAME, path / LMDB_NAME
-        self.path, self.list_path = path, Path(list_path)
+        self.path, listed = files_of(path, list_path)
+        if listed is None:
+            raise UserError(f"{path}: expected a list of the LMDB's pictures (--list FILE), got none")
+        self.list_path = listed
 
     def scan(self, progress: Progress) -> Catalogue:
         """See `Source`. Order: that of the list."""
