@@ -230,7 +230,7 @@ def test_the_public_sets_are_all_there(tmp_path: Path) -> None:
         "ijbc",
         "ijbc",
     ]
-    assert known["lfw"].files.lmdb == str(tmp_path / "lfw/lfw.lmdb")
+    assert known["lfw"].files.lmdb == str(tmp_path / "lfw/faces.lmdb")
     own = given_set("lfw=a,b", tmp_path)
     assert [one.files.pairs for one in chosen_sets(["calfw", "lfw"], known, [own])] == [
         str(tmp_path / "calfw/pairs.txt"), str(tmp_path / "b"),
