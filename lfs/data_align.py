@@ -146,7 +146,7 @@ def _check(options: argparse.Namespace, plan: Plan, listed: Path | None, missing
         raise UserError("--list and --out-list come together, and with LMDBs")
     if not plan.is_lmdb and Path(options.out).exists():
         raise UserError(f"{options.out}: expected a folder to make, got one that is there; choose another name")
-    sources = [plan.source, Path(plan.source, "data.mdb"), listed, options.landmarks, options.detector]
+    sources = [options.source, plan.source, listed, options.landmarks, options.detector]
     require_apart([options.out, missing, options.out_list], sources)
 
 
@@ -290,7 +290,7 @@ def _write_list(options: argparse.Namespace, keys: Keys, labels: npt.NDArray[np.
     made = LmdbSource(options.out)
     kept = [row for row, key in enumerate(keys) if key in made]
     if not kept:
-        raise UserError(f"{options.list}: no picture of this list was aligned")
+        raise UserError(f"{options.out_list}: no picture of the list was aligned")
     write_lines(options.out_list, (f"{keys[row]} {labels[row]}" for row in kept))
     lost = len(np.unique(labels)) - len(np.unique(labels[kept]))
     print(printable(

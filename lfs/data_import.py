@@ -15,7 +15,7 @@ from search_space.errors import UserError
 from trainers.data.importers.convert import Conversion
 from trainers.data.importers.engine import SKIPPED_NAME, ImportReport, import_faces
 from trainers.data.importers.folder import FolderSource
-from trainers.data.importers.identity_file import FILE_NAME, read_identities
+from trainers.data.importers.identity_file import read_identities
 from trainers.data.importers.lmdb_list import LIST_NAME, LMDB_NAME, LmdbListSource
 from trainers.data.importers.plan import Choice
 from trainers.data.importers.recordio import RecordSource
@@ -186,10 +186,8 @@ def say(report: ImportReport, options: argparse.Namespace) -> None:
 
 def run_overlap(options: argparse.Namespace) -> int:
     """Print the identities that two sets share."""
-    sides = [Path(options.left), Path(options.right)]
-    if options.out:
-        require_apart([options.out], [*sides, *(side / FILE_NAME for side in sides)])
-    left, right = map(people_of, sides)
+    require_apart([options.out], [options.left, options.right])
+    left, right = people_of(options.left), people_of(options.right)
     shared = sorted(left & right)
     if options.out:
         write_lines(options.out, shared)

@@ -65,7 +65,7 @@ def run_inspect(options: argparse.Namespace) -> int:
     if options.seed < 0:
         raise UserError(f"--seed must be at least 0, got {options.seed}")
     if options.sheet:
-        require_apart([options.sheet], [lmdb, lmdb / "data.mdb", list_path])
+        require_apart([options.sheet], [options.set, lmdb, list_path])
         layout = {"rows": options.rows, "columns": options.columns, "seed": options.seed}
         write_bytes(options.sheet, encode_file(contact_sheet(lmdb, list_path, **layout), PNG))
     facts, _ = examined(options)

@@ -61,7 +61,7 @@ def add_parser(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 def run_pairs(options: argparse.Namespace) -> int:
     """Draw the pairs, write them, and say what they are."""
     path = files_of(options.list)[1] or options.list
-    require_apart([options.out], [path, *options.apart_from])
+    require_apart([options.out], [options.list, path, *options.apart_from])
     keys, labels = read_list(path, gaps=True)
     refuse_repeated(path, keys)
     people = people_of(path) if options.apart_from else set()

@@ -107,6 +107,7 @@ def test_results_replace_no_source(place: Path) -> None:
         ["inspect", "out/faces.lmdb", "--sheet", "out/faces.lmdb"], ["overlap", "out", "list", "--out", "list"],
         ["overlap", "folder", "out", "--out", "out/identities.txt"], ["pairs", "out", "out/labels.txt"],
         ["pairs", "out", "list", "--apart-from", "list"],
+        ["pairs", "out", "out/faces.lmdb"], ["overlap", "out", "folder", "--out", "out/labels.txt"],
     ):  # fmt: skip
         with pytest.raises(UserError, match="the result would replace what it is made of"):
             main(arguments)

@@ -30,7 +30,7 @@ CELEBA_COLUMNS = [
 ]
 """Left and right as one sees them in the picture, which is our order."""
 
-COUNT = re.compile(r"\d{1,9}\s*")
+CELEBA_HEADER = re.compile(rf"(\d{{1,9}})\s*\n\s*{' '.join(CELEBA_COLUMNS)}\s*\n", re.ASCII)
 MAX_LANDMARK_BYTES = 4 * 2**30
 
 
@@ -97,11 +97,9 @@ def read_landmarks(path: str | Path) -> Mapping[str, Floats]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: expected a readable text file, got: {error}") from None
     found: dict[str, Floats] = {}
-    lines = text.split("\n")
-    claimed = int(lines[0]) if lines[1:2] and lines[1].split() == CELEBA_COLUMNS and COUNT.fullmatch(lines[0]) else None
-    for number, line in enumerate(lines, 1):
-        if claimed is not None and number <= 2:
-            continue
+    if header := CELEBA_HEADER.match(text):
+        text = "\n" * header[0].count("\n") + text[header.end() :]
+    for number, line in enumerate(text.split("\n"), 1):
         if not (fields := line.rsplit(None, 10)):
             continue
         try:
@@ -114,8 +112,8 @@ def read_landmarks(path: str | Path) -> Mapping[str, Floats]:
         if (key := key.strip()) in found:
             raise UserError(f"line {number} of {path}: expected each key once, got {shown(key)} again")
         found[key] = points
-    if not found or claimed not in (None, len(found)):
+    if not found or (header and int(header[1]) != len(found)):
         raise UserError(
-            f"{path}: expected {'' if claimed is None else f'{claimed:,} '}lines of {law}, got {len(found):,}"
+            f"{path}: expected {f'{int(header[1]):,} ' if header else ''}lines of {law}, got {len(found):,}"
         )
     return found
