@@ -23,12 +23,13 @@ PICTURES, PEOPLE = 13_233, 5_749
 def command(folder: Path, *arguments: object) -> str:
     """What a command prints."""
     argv = [sys.executable, "-m", *map(str, arguments)]
-    ended = subprocess.run(argv, cwd=folder, capture_output=True, text=True, timeout=250, check=False)
+    ended = subprocess.run(argv, cwd=folder, capture_output=True, text=True, timeout=600, check=False)
     assert ended.returncode == 0, ended.stderr
     print(f"$ {' '.join(argv[1:])}\n{ended.stdout}")
     return ended.stdout
 
 
+@pytest.mark.timeout(1200)
 @pytest.mark.skipif(not FACES, reason="LFS_FACES names no folder with real faces")
 def test_lfw_from_import_to_numbers(tmp_path: Path) -> None:
     lfw = Path(FACES).resolve() / "lfw"
