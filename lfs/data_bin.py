@@ -2,11 +2,12 @@
 
 import argparse
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from lfs.commands import OK
-from lfs.data_pairs import require_other_file
 from lfs.options import number_from
+from lfs.outputs import require_apart
 from lfs.progress import WorkProgress
 from lfs.terminal import printable
 from search_space.errors import UserError
@@ -43,10 +44,11 @@ def add_parser(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
 def run(options: argparse.Namespace) -> int:
     """Convert the file; the pairs file appears when the LMDB is complete."""
-    for out in (options.lmdb, options.pairs):
-        require_other_file(out, options.bin)
+    listed = Path(f"{options.pairs}.bad.txt")
+    require_apart([options.lmdb, options.pairs, listed], [options.bin])
     held = read_eval_bin(options.bin)
     faults: dict[int, str] = {}
+    doubts: dict[int, str] = {}
 
     def bad(number: int, fault: str) -> None:
         if not options.skip_bad:
@@ -58,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
         return [row for row in range(len(held.same)) if not {held.left[row], held.right[row]} & faults.keys()]
 
     def pictures() -> Iterator[tuple[str, bytes]]:
-        yield from stored(held, options.size, bad)
+        yield from stored(held, options.size, bad, doubts.__setitem__)
         if not kept():  # while what was there before is not yet replaced
             raise UserError(f"{options.bin}: expected pictures that decode, got no pair with two of them")
 
@@ -66,8 +68,8 @@ def run(options: argparse.Namespace) -> int:
         write_lmdb(options.lmdb, progress.along("converting", pictures(), len(held.pictures)))
     rows = kept()
     write_lines(options.pairs, _lines(held, rows))
+    listed.unlink(missing_ok=True)  # that of an earlier run
     if faults:
-        listed = Path(options.pairs).with_suffix(".bad.txt")
         write_lines(listed, (f"{held.first[number]} {fault}" for number, fault in faults.items()))
         left_out = len(held.same) - len(rows)
         print(printable(f"{listed}: {len(faults):,} pictures do not decode; {left_out:,} pairs are left out"))
@@ -76,6 +78,8 @@ def run(options: argparse.Namespace) -> int:
         f"{options.pairs}: {len(same):,} pairs, {sum(same):,} of them genuine; "
         f"{options.lmdb}: {len(held.pictures) - len(faults):,} distinct pictures"
     ))  # fmt: skip
+    for number, complaint in islice(doubts.items(), 1):
+        print(printable(f"doubtful: {len(doubts):,} pictures; the first, {held.first[number]}: {complaint}"))
     if not _has_folds(same):
         print(printable(
             f"warning: {options.pairs} has no {NUM_FOLDS} equal folds with both kinds of pairs in each; "

@@ -7,13 +7,15 @@ from typing import Any
 
 from lfs.commands import OK
 from lfs.options import number_from
+from lfs.outputs import require_apart
+from lfs.overlap import people_of
 from lfs.progress import WorkProgress
 from lfs.terminal import SafeConsole
 from search_space.errors import UserError
 from trainers.data.importers.convert import Conversion
 from trainers.data.importers.engine import DOUBTFUL_NAME, SKIPPED_NAME, ImportReport, import_faces
 from trainers.data.importers.folder import FolderSource
-from trainers.data.importers.identity_file import identities_of, in_both, read_identities
+from trainers.data.importers.identity_file import read_identities
 from trainers.data.importers.lmdb_list import LIST_NAME, LMDB_NAME, LmdbListSource
 from trainers.data.importers.plan import Choice
 from trainers.data.importers.recordio import RecordSource
@@ -69,7 +71,7 @@ def add_parser(actions: Any) -> None:
     made.set_defaults(run=run_import)
     made = actions.add_parser(
         "overlap", help="identities that two sets share, by name", formatter_class=raw,
-        description="Identities by name in both of two sets: imported ones, lists, or folders of folders.",
+        description="Identities by name in both of two sets: imported ones, lists, names, or folders of folders.",
         epilog="Example:\n    python -m lfs.data overlap casia lfw/identities.txt --out shared.txt",
     )  # fmt: skip
     made.add_argument("left", metavar="A")
@@ -89,6 +91,8 @@ def run_import(options: argparse.Namespace) -> int:
         only=read_identities(options.identities) if options.identities else None,
         but=read_identities(options.exclude_identities) if options.exclude_identities else (),
     )
+    if choice.only is not None and not choice.only:
+        raise UserError(f"{options.identities}: expected the identities to keep, one per line, got an empty file")
     with WorkProgress() as progress:
         report = import_faces(
             source, options.target, conversion, choice,
@@ -185,8 +189,9 @@ def say(report: ImportReport, options: argparse.Namespace) -> None:
 
 def run_overlap(options: argparse.Namespace) -> int:
     """Print the identities that two sets share."""
-    left, right = identities_of(options.left), identities_of(options.right)
-    shared = in_both(left, right)
+    require_apart([options.out], [options.left, options.right])
+    left, right = people_of(options.left), people_of(options.right)
+    shared = sorted(left & right)
     if options.out:
         write_lines(options.out, shared)
     if options.json:

@@ -3,7 +3,6 @@
 import argparse
 import json
 import time
-from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -11,12 +10,15 @@ from rich.table import Table
 from lfs.commands import FAILED, OK
 from lfs.data_import import MAX_WORKERS
 from lfs.options import number_from
+from lfs.outputs import require_apart
 from lfs.progress import WorkProgress
 from lfs.terminal import SafeConsole
 from search_space.errors import UserError
-from trainers.data.contact_sheet import contact_sheet, write_sheet
+from trainers.data.contact_sheet import contact_sheet
 from trainers.data.examine import SetFacts, examine_set
-from trainers.data.importers.lmdb_list import LIST_NAME, LMDB_NAME
+from trainers.data.importers.lmdb_list import files_of
+from trainers.data.picture_file import PNG, encode_file
+from trainers.whole_file import write_bytes
 
 BAR_WIDTH = 40
 MAX_SHAPES = 12
@@ -57,23 +59,15 @@ def _add_common(made: argparse.ArgumentParser) -> None:
     made.add_argument("--json", action="store_true", help="print all of it as JSON")
 
 
-def files_of(options: argparse.Namespace) -> tuple[Path, Path | None]:
-    """The LMDB, and its list if there is one."""
-    path, listed = Path(options.set), Path(options.list) if options.list else None
-    if (path / LMDB_NAME).exists():
-        beside = path / LIST_NAME
-        return path / LMDB_NAME, listed or (beside if beside.exists() else None)
-    return path, listed
-
-
 def run_inspect(options: argparse.Namespace) -> int:
     """See `INSPECT`."""
-    lmdb, list_path = files_of(options)
+    lmdb, list_path = files_of(options.set, options.list)
     if options.seed < 0:
         raise UserError(f"--seed must be at least 0, got {options.seed}")
     if options.sheet:
+        require_apart([options.sheet], [options.set, lmdb, list_path])
         layout = {"rows": options.rows, "columns": options.columns, "seed": options.seed}
-        write_sheet(options.sheet, contact_sheet(lmdb, list_path, **layout))
+        write_bytes(options.sheet, encode_file(contact_sheet(lmdb, list_path, **layout), PNG))
     facts, _ = examined(options)
     if options.json:
         print(json.dumps(facts.to_dict(), indent=1))
@@ -155,6 +149,7 @@ def examined(options: argparse.Namespace) -> tuple[SetFacts, float]:
     began = time.monotonic()
     with WorkProgress("records") as progress:
         facts = examine_set(
-            *files_of(options), workers=options.workers, progress=lambda *at: progress.update("reading", *at)
-        )
+            *files_of(options.set, options.list), workers=options.workers,
+            progress=lambda *at: progress.update("reading", *at),
+        )  # fmt: skip
     return facts, max(time.monotonic() - began, 1e-9)

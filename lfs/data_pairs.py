@@ -1,13 +1,14 @@
 """`pairs` and `lfw`: verification pairs of a labelled set, and those that LFW is published with."""
 
 import argparse
-from pathlib import Path
 
 from lfs.commands import OK
 from lfs.options import number_from
-from lfs.overlap import identities, overlap_line
+from lfs.outputs import require_apart
+from lfs.overlap import overlap_line, people_of
 from lfs.terminal import printable
 from search_space.errors import UserError
+from trainers.data.importers.lmdb_list import files_of
 from trainers.data.lfw_pairs import DEFAULT_KEY, key_pattern, pair_lines, read_official_pairs
 from trainers.data.lists import read_list, refuse_repeated
 from trainers.data.lmdb_source import LmdbSource
@@ -36,7 +37,7 @@ def add_parser(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     """Add both actions to those of the command."""
     form = argparse.RawDescriptionHelpFormatter
     pairs = actions.add_parser("pairs", help=PAIRS_HELP, description=PAIRS_EXAMPLE, formatter_class=form)
-    pairs.add_argument("list", metavar="LIST", help="`key label` lines of the set")
+    pairs.add_argument("list", metavar="LIST", help="`key label` lines of the set, or the folder of an imported one")
     pairs.add_argument("out", metavar="PAIRS", help="file to write, `key1 key2 1|0` lines")
     pairs.add_argument("--folds", type=number_from(1), default=10, help="number of folds [10]")
     pairs.add_argument(
@@ -45,8 +46,8 @@ def add_parser(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     )  # fmt: skip
     pairs.add_argument("--seed", type=number_from(0), default=0, help="whole number that the draw depends on [0]")
     pairs.add_argument(
-        "--apart-from", action="append", default=[], metavar="LIST",
-        help="warn if an identity of this set is in LIST too, by name; may be given several times",
+        "--apart-from", action="append", default=[], metavar="OTHER",
+        help="warn of people who are in this set too, by name, as `overlap` reads it; may be given several times",
     )  # fmt: skip
     pairs.set_defaults(run=run_pairs)
     lfw = actions.add_parser("lfw", help=LFW_HELP, description=LFW_EXAMPLE, formatter_class=form)
@@ -59,27 +60,29 @@ def add_parser(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
 def run_pairs(options: argparse.Namespace) -> int:
     """Draw the pairs, write them, and say what they are."""
-    require_other_file(options.out, options.list)
-    keys, labels = read_list(options.list, gaps=True)
-    refuse_repeated(options.list, keys)
+    path = files_of(options.list)[1] or options.list
+    require_apart([options.out], [options.list, path, *options.apart_from])
+    keys, labels = read_list(path, gaps=True)
+    refuse_repeated(path, keys)
+    people = people_of(path) if options.apart_from else set()
+    others = {other: people_of(other) for other in options.apart_from}
     try:
         made = make_pairs(labels, options.folds, options.pairs_per_fold, options.seed)
     except UserError as error:
-        raise UserError(f"{options.list}: {error}") from None
+        raise UserError(f"{path}: {error}") from None
     lefts, rights = keys.take(made.left), keys.take(made.right)
     numbers = zip(lefts, rights, made.same.tolist(), strict=True)
     write_lines(options.out, (f"{left} {right} {int(same)}" for left, right, same in numbers))
     print(printable(_summary(options.out, made)))
-    people = identities(Path(options.list)) if options.apart_from else set()
-    for other in options.apart_from:
-        if line := overlap_line(options.list, people, other, identities(Path(other))):
+    for other, found in others.items():
+        if line := overlap_line(options.list, people, other, found):
             print(printable(f"warning: {line}"))
     return OK
 
 
 def run_lfw(options: argparse.Namespace) -> int:
     """Convert the file, after a look at the pictures where they are given."""
-    require_other_file(options.out, options.official)
+    require_apart([options.out], [options.official, options.lmdb])
     official, key_of = read_official_pairs(options.official), key_pattern(options.key)
     if options.lmdb:
         source, missing, first = LmdbSource(options.lmdb), set[str](), ""
@@ -95,12 +98,6 @@ def run_lfw(options: argparse.Namespace) -> int:
     each = f"{official.per_fold:,} genuine and {official.per_fold:,} impostor"
     print(printable(f"{options.out}: {len(official.pairs):,} pairs, {folds} of {each}"))
     return OK
-
-
-def require_other_file(out: str, source: str) -> None:
-    """Raise `UserError` if a result would replace what it is made of."""
-    if Path(out).exists() and Path(source).exists() and Path(out).samefile(source):
-        raise UserError(f"{out}: the result would replace what it is made of; choose another file")
 
 
 def _summary(out: str, made: MadePairs) -> str:

@@ -36,7 +36,7 @@ from lfs.evaluation_sets import PUBLIC, ROOT_VARIABLE, NamedSet, chosen_sets, da
 from lfs.evaluation_table import EvaluationTable
 from lfs.model_file import ModelFile, find_models
 from lfs.outputs import refuse_existing
-from lfs.overlap import identities, identities_of_keys, overlap_line
+from lfs.overlap import identities, identities_of_keys, overlap_line, people_of
 from lfs.terminal import printable, spreadsheet_safe
 from lfs.view import View
 from search_space.errors import require
@@ -171,7 +171,7 @@ def warn_of_overlaps(
     named = [name for name in train_lists.split(",") if name]
     known = [] if named else sorted({file for model in models for file in model.train_lists if Path(file).is_file()})
     for file in named or known:
-        trained = identities(Path(file).expanduser())
+        trained = (people_of if named else identities)(Path(file).expanduser())
         for one, protocol in zip(sets, evaluation.protocols, strict=True):
             keys = {key for picture_set in protocol.needs() if picture_set.tested for key in picture_set.keys}
             tested = identities(Path(one.who), keys) if one.who else identities_of_keys(keys)

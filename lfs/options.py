@@ -70,7 +70,20 @@ def flag(name: str) -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with a nearest-flag hint, and errors of one line (exit 2)."""
+    """argparse with a nearest-flag hint, errors of one line (exit 2), and flags anywhere between other arguments."""
+
+    _between = False
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's; `a b --flag c` gives `a b c` to the arguments that are no flags, however many one takes."""
+        takes = {action.nargs for action in self._get_positional_actions()}
+        if self._between or not takes or takes & {argparse.PARSER, argparse.REMAINDER}:
+            return super().parse_known_args(args, namespace)
+        self._between = True  # for the two passes of which argparse makes it
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._between = False
 
     def error(self, message: str) -> NoReturn:
         unknown = message.partition("unrecognized arguments: ")[2].split(" ")[0].split("=")[0]

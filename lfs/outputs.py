@@ -1,8 +1,16 @@
 """Files that a command leaves behind: never in place of others unawares."""
 
+import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from search_space.errors import UserError
+from trainers.data.importers.engine import REPORT_NAME, SKIPPED_NAME
+from trainers.data.importers.identity_file import FILE_NAME
+from trainers.data.importers.lmdb_list import LIST_NAME, LMDB_NAME
+
+SET_FILES = (LMDB_NAME, LIST_NAME, FILE_NAME, REPORT_NAME, SKIPPED_NAME, "data.mdb")
+"""In the folder of an imported set, or of an LMDB."""
 
 
 def refuse_existing(paths: list[Path], overwrite: bool) -> None:
@@ -12,3 +20,27 @@ def refuse_existing(paths: list[Path], overwrite: bool) -> None:
             raise UserError(f"{path}: expected the name of a file to write, got a folder")
         if path.exists() and not overwrite:
             raise UserError(f"{path} is there already; choose another name, or replace it with --overwrite")
+
+
+def require_apart(outs: Iterable[str | Path | None], sources: Iterable[str | Path | None]) -> None:
+    """Raise `UserError` for a result that would replace what it is made of, another result, or a folder.
+
+    Args:
+        sources: files, or folders of imported sets or LMDBs, whose parts are not replaced either.
+    """
+    taken = {_identity(Path(source, part)) for source in sources if source for part in ("", *SET_FILES)}
+    for out in [out for out in outs if out]:
+        if (identity := _identity(out)) in taken:
+            raise UserError(f"{out}: the result would replace what it is made of, or another; choose another file")
+        if Path(out).is_dir():
+            raise UserError(f"{out}: expected the name of a file to write, got a folder")
+        taken.add(identity)
+
+
+def _identity(path: str | Path) -> object:
+    """The same for all names of a file that is there; of one that is to come, its path without links."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return os.path.realpath(path)
+    return status.st_dev, status.st_ino

@@ -4,14 +4,52 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from search_space.errors import UserError
-from trainers.data.importers.identity_file import FILE_NAME, MAX_BYTES
+from trainers.data.importers.identity_file import FILE_NAME, MAX_BYTES, identity_of_key, read_identities
+from trainers.data.importers.source import clean_identity
 from trainers.data.lists import read_keys, read_list
-from trainers.untrusted import read_file
+from trainers.untrusted import open_file, read_file
+
+MAX_LINE_BYTES = 10_000
+"""Of the first line, by which a file is told to be a list."""
 
 
 def identities_of_keys(keys: Iterable[str]) -> set[str]:
     """People by the folders of the keys, `IDENTITY/NAME`; keys without a folder name nobody."""
-    return {folder for folder in (key.rpartition("/")[0] for key in keys) if folder}
+    return {identity for identity in map(identity_of_key, keys) if identity}
+
+
+def people_of(place: str | Path) -> set[str]:
+    """People of an imported set, of a folder with a folder per identity, of a list, or of a file of identities.
+
+    Raises:
+        UserError: it cannot be read, or names nobody: that no one is shared could not be told from it.
+    """
+    path = Path(place)
+    if path.is_dir():
+        found = set(read_identities(path / FILE_NAME)) if (path / FILE_NAME).exists() else _folders(path)
+    else:
+        found = identities(path) if _is_list(path) else set(read_identities(path))
+    if not found:
+        law = f"expected a folder or file that names people, as {FILE_NAME} or keys of the form IDENTITY/NAME do"
+        raise UserError(f"{path}: {law}, got none")
+    return found
+
+
+def _folders(path: Path) -> set[str]:
+    try:
+        return {clean_identity(each.name) for each in path.iterdir() if each.is_dir() and not each.name.startswith(".")}
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _is_list(path: Path) -> bool:
+    """Whether it has keys, not identities: a `/`, or a label behind; `0 NAME` is how a file of identities begins."""
+    try:
+        with open_file(path) as file:
+            first, *rest = file.read(MAX_LINE_BYTES).decode(errors="replace").lstrip("\ufeff").split("\n")[0].split()
+    except (OSError, ValueError):
+        return False
+    return "/" in first or (first != "0" and len(rest) == 1 and rest[0].isdigit())
 
 
 def identities(path: Path, keys: Collection[str] | None = None) -> set[str]:

@@ -1,8 +1,12 @@
 """The README tells the truth: its commands parse, its files exist, its output has the form of the real one."""
 
 import importlib.util
+import os
 import re
 import shlex
+import subprocess
+import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -31,6 +35,27 @@ def test_the_first_screen_holds_two_commands() -> None:
 def test_ci_runs_the_second_command_as_it_stands() -> None:
     assert "<!-- test command -->\n```bash" in README
     assert "/<!-- test command -->/" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_pairs_of_public_sets_are_brought_into_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    people = [f"m.0{number}" for number in range(301)]
+    fold = [f"{name}\t1\t2\n" for name in people[1:]]
+    fold += [f"{one}\t1\t{other}\t3\n" for one, other in pairwise(people)]
+    Path("African_pairs.txt").write_text("".join(fold * 10))
+    Path("pair_SLLFW.txt").write_text("Ada/Ada_0001.jpg\r\nAda/Ada_0002.jpg\r\nBo/Bo_0001.jpg\r\nAda/Ada_0003.jpg\r\n")
+    Path("ijbc_face_tid_mid.txt").write_text("1.jpg 5 7\n")
+    for folder in ("sllfw", "rfw", "ijbc"):
+        Path(folder).mkdir()
+    [block] = [block for block in blocks("bash") if "pair_SLLFW" in block]
+    script = block.replace("python -m", f"{sys.executable} -m").replace(" --lmdb rfw/african/faces.lmdb", "")
+    subprocess.run(["bash", "-ec", script], check=True, timeout=100, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert Path("sllfw/pairs.txt").read_text().splitlines() == [
+        "Ada/Ada_0001.jpg Ada/Ada_0002.jpg 1", "Bo/Bo_0001.jpg Ada/Ada_0003.jpg 0",
+    ]  # fmt: skip
+    made = Path("rfw/african_pairs.txt").read_text().splitlines()
+    assert (len(made), made[0]) == (6000, "m.01/m.01_0001.jpg m.01/m.01_0002.jpg 1")
+    assert Path("ijbc/templates.txt").read_text() == "loose_crop/1.jpg 5 7\n"
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -12,6 +12,7 @@ from lfs.commands import run_command
 from lfs.data import main, parser
 from lfs.data_import import source_of
 from lfs.progress import WorkProgress
+from search_space.errors import UserError
 from tests.trainers.importers.sources import jpeg, with_header, write_folder, write_records, write_tar
 
 PICTURES = [(n // 3, jpeg(n)) for n in range(6)]
@@ -83,6 +84,55 @@ def test_what_is_printed(place: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert (place / "shared.txt").read_text() == "0\n1\n"
     assert main(["overlap", "out", "keep", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"left": 2, "right": 3, "shared": ["0", "1"]}
+
+
+def test_who_is_in_both_by_lists(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    imported("folder", "out")
+    imported("folder", "part", "--identities", "out/identities.txt")
+    (place / "others").write_text("7\n8\n")
+    capsys.readouterr()
+    assert main(["overlap", "out", "part/labels.txt"]) == 0
+    assert capsys.readouterr().out == "out: 2 identities\npart/labels.txt: 2 identities\n2 in both: 0, 1\n"
+    assert main(["overlap", "out", "others", "--out", "shared.txt"]) == 0
+    assert imported("folder", "all", "--exclude-identities", "shared.txt") == 0
+    assert (place / "all/labels.txt").read_bytes() == (place / "out/labels.txt").read_bytes()
+    with pytest.raises(UserError, match=r"shared.txt: expected the identities to keep, one per line, got an empty"):
+        imported("folder", "none", "--identities", "shared.txt")
+
+
+def test_results_replace_no_source(place: Path) -> None:
+    imported("folder", "out")
+    (place / "list").symlink_to("out/identities.txt")
+    before = {path: path.read_bytes() for path in (place / "out").iterdir()}
+    for arguments in (
+        ["inspect", "out", "--sheet", "out/faces.lmdb"], ["inspect", "out", "--sheet", "out/../out/labels.txt"],
+        ["inspect", "out/faces.lmdb", "--sheet", "out/faces.lmdb"], ["overlap", "out", "list", "--out", "list"],
+        ["overlap", "folder", "out", "--out", "out/identities.txt"], ["pairs", "out", "out/labels.txt"],
+        ["pairs", "out", "list", "--apart-from", "list"],
+        ["pairs", "out", "out/faces.lmdb"], ["overlap", "out", "folder", "--out", "out/labels.txt"],
+    ):  # fmt: skip
+        with pytest.raises(UserError, match="the result would replace what it is made of"):
+            main(arguments)
+    assert before == {path: path.read_bytes() for path in before}
+    assert main(["inspect", "out", "--sheet", "new/sheet.png", "--workers", "1"]) == 0
+    assert (place / "new/sheet.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_imported_set_is_taken_by_its_folder(place: Path) -> None:
+    imported("folder", "out")
+    flags = ["--folds", "1", "--pairs-per-fold", "2"]
+    for source in ("out", "out/labels.txt"):
+        assert main(["pairs", source, f"{source}.pairs", *flags]) == 0
+    assert (place / "out.pairs").read_bytes() == (place / "out/labels.txt.pairs").read_bytes()
+
+
+def test_the_target_comes_last_wherever_the_flags_are(place: Path) -> None:
+    for order in (
+        ["a.tar", "b.tar", "--skip-bad", "new"], ["--skip-bad", "a.tar", "b.tar", "new"],
+        ["a.tar", "--skip-bad", "b.tar", "new"], ["a.tar", "b.tar", "new", "--skip-bad"],
+    ):  # fmt: skip
+        options = parser().parse_args(["import", *order])
+        assert (options.source, options.target, options.skip_bad) == (["a.tar", "b.tar"], "new", True)
 
 
 def test_verify_fails_where_something_is_wrong(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

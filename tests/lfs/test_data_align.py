@@ -11,7 +11,7 @@ from lfs import data_align
 from lfs.face_detectors import Dlib, Face, YuNet, largest, nearest_to_centre
 from search_space.errors import UserError
 from tests.lfs.data_command import run_action
-from tests.trainers.data_files import encode, smooth_picture, write_pictures
+from tests.trainers.data_files import doubtful_jpeg, encode, smooth_picture, write_pictures
 from trainers.data.align import TEMPLATE, align_face
 from trainers.data.datum import decode_datum
 from trainers.data.lists import read_list
@@ -66,11 +66,64 @@ def test_an_lmdb_in_several_processes(folder: Path) -> None:
     assert decode_file(decode_datum(LmdbSource(folder / "one.lmdb").get(NAMES[3])).data).shape == (112, 112, 3)
 
 
-def test_labels_are_counted_anew(folder: Path) -> None:
+def test_the_list_is_of_what_was_aligned(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_pictures(folder / "raw.lmdb", {name: smooth_picture(0, 120) for name in NAMES[6:9]})
-    (folder / "list.txt").write_text(f"{NAMES[6]} 2\n{NAMES[7]} 0\n{NAMES[8]} 5\n")
+    (folder / "list.txt").write_text(f"{NAMES[6]} 2\n{NAMES[7]} 0\n{NAMES[8]} 5\nnowhere.png 5\n{NAMES[9]} 2\n")
     align(folder, "raw.lmdb", "one.lmdb", "--list", folder / "list.txt", "--out-list", folder / "out.txt")
-    assert (folder / "out.txt").read_text() == f"{NAMES[6]} 0\n{NAMES[8]} 1\n"
+    assert (folder / "out.txt").read_text() == f"{NAMES[6]} 2\n{NAMES[8]} 5\n"  # an identities.txt stays right
+    assert "2 lines; 3 without an aligned picture are left out, and 1 labels with them" in capsys.readouterr().out
+
+
+def test_an_imported_set(folder: Path) -> None:
+    imported = folder / "set" / "faces.lmdb"
+    write_pictures(imported, {name: smooth_picture(0, 120) for name in NAMES[:3]})
+    (folder / "set" / "labels.txt").write_text("".join(f"{name} 0\n" for name in NAMES[:3]))
+    assert align(folder, "set", "one.lmdb", "--out-list", folder / "out.txt") == 0
+    assert list(LmdbSource(folder / "one.lmdb").keys()) == NAMES[:3]
+    assert (folder / "out.txt").read_bytes() == (folder / "set" / "labels.txt").read_bytes()
+
+
+def test_the_same_pictures_as_an_import_takes(folder: Path) -> None:
+    (folder / "raw/P0/._1.png").write_bytes(b"left by another system")
+    (folder / "raw/.trash").mkdir()
+    (folder / "raw/.trash/1.png").write_bytes((folder / "raw" / NAMES[0]).read_bytes())
+    (folder / "raw/P13").rename(folder / "elsewhere")
+    (folder / "raw/P13").symlink_to(folder / "elsewhere")
+    assert align(folder, "raw", "made") == 0
+    made = sorted(path.relative_to(folder / "made").as_posix() for path in (folder / "made").rglob("*.jpg"))
+    assert made == sorted(name.replace(".png", ".jpg") for number, name in enumerate(NAMES) if number != 7)
+
+
+def test_doubtful_pictures(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (folder / "raw" / NAMES[2]).write_bytes(doubtful_jpeg(120))
+    assert align(folder, "raw", "made") == 0
+    shown = capfd.readouterr()
+    assert "doubtful: 1 pictures; the first, P0/2.png: Corrupt JPEG data" in shown.out
+    assert "Corrupt" not in shown.err
+
+
+def test_what_a_killed_process_left_is_removed(folder: Path) -> None:
+    (folder / ".made.abcdefgh.making" / "made").mkdir(parents=True)
+    (folder / ".made.abcdefgh.making" / "made" / "1.jpg").touch()
+    assert align(folder, "raw", "made") == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["made", "made.missing.txt", "points.txt", "raw"]
+
+
+def test_refused_before_the_work(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_pictures(folder / "raw.lmdb", {NAMES[0]: smooth_picture(0, 120)})
+    (folder / "list.txt").write_text(f"{NAMES[0]} 0\n")
+    (folder / "taken").mkdir()
+    monkeypatch.setattr(data_align, "_aligned", lambda *_: pytest.fail("it began"))
+    lists = ["--list", folder / "list.txt", "--out-list"]
+    for out, flags, message in (
+        ("x.lmdb", ["--list", folder / "nope.txt", "--out-list", folder / "y"], "nope.txt: expected a readable text"),
+        ("taken", [], "taken: expected the name of a file to write, got a folder"),
+        ("x.lmdb", [*lists, folder / "list.txt"], "would replace"), ("x.lmdb", [*lists, folder / "x.lmdb"], "another"),
+        ("x.lmdb", ["--missing", folder / "points.txt"], "would replace"), ("raw.lmdb", [], "would replace"),
+        ("points.txt", [], "would replace"), ("x.lmdb", ["--missing", folder / "taken/../x.lmdb"], "would replace"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=message):
+            align(folder, "raw.lmdb", out, *flags)
 
 
 def test_bad_pictures(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

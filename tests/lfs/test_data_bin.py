@@ -8,7 +8,7 @@ from lfs import data_bin
 from search_space.errors import UserError
 from tests.lfs.data_command import run_action
 from tests.trainers.bin_files import bin_file, bytes3
-from tests.trainers.data_files import encode, smooth_picture
+from tests.trainers.data_files import doubtful_jpeg, encode, smooth_picture
 from trainers.data.datum import decode_datum
 from trainers.data.lists import read_pairs
 from trainers.data.lmdb_source import LmdbSource
@@ -51,10 +51,21 @@ def test_bad_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         run_action(data_bin, argv)
     assert left_behind(tmp_path) == ["set.bin"]
     assert run_action(data_bin, [*argv, "--skip-bad"]) == 0
-    assert (tmp_path / "set.bad.txt").read_text().startswith("3 expected a JPEG or PNG")
+    assert (tmp_path / "set.txt.bad.txt").read_text().startswith("3 expected a JPEG or PNG")
     assert len((tmp_path / "set.txt").read_text().splitlines()) == 19
     assert len(LmdbSource(tmp_path / "set.lmdb")) == 39
     assert "1 pictures do not decode; 1 pairs are left out" in capsys.readouterr().out
+    assert run_action(data_bin, write(tmp_path, bin_file(FACES, [True, False] * 10))) == 0
+    assert left_behind(tmp_path) == ["set.bin", "set.lmdb", "set.txt"]
+
+
+def test_doubtful_pictures(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    faces = [*FACES[:3], bytes3(doubtful_jpeg(32)), *FACES[4:40]]
+    assert run_action(data_bin, write(tmp_path, bin_file(faces, [True, False] * 10))) == 0
+    shown = capfd.readouterr()
+    assert "doubtful: 1 pictures; the first, 3: Corrupt JPEG data" in shown.out
+    assert "Corrupt" not in shown.err
+    assert len(LmdbSource(tmp_path / "set.lmdb")) == 40
 
 
 def test_nothing_is_replaced_by_what_cannot_be_read(tmp_path: Path) -> None:
@@ -72,5 +83,10 @@ def test_nothing_is_replaced_by_what_cannot_be_read(tmp_path: Path) -> None:
 
 def test_the_file_itself_is_not_replaced(tmp_path: Path) -> None:
     argv = write(tmp_path, bin_file(FACES, [True, False] * 10))
-    with pytest.raises(UserError, match="would replace"):
-        run_action(data_bin, [*argv[:3], argv[1], *argv[4:]])
+    for lmdb, pairs in ((argv[1], argv[5]), (argv[3], argv[1]), (argv[3], argv[3]), (f"{argv[5]}.bad.txt", argv[5])):
+        with pytest.raises(UserError, match="would replace"):
+            run_action(data_bin, ["bin", argv[1], "--lmdb", lmdb, "--pairs", pairs])
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(UserError, match="taken: expected the name of a file to write, got a folder"):
+        run_action(data_bin, ["bin", argv[1], "--lmdb", tmp_path / "taken", "--pairs", argv[5]])
+    assert left_behind(tmp_path) == ["set.bin", "taken"]

@@ -37,14 +37,23 @@ def test_pairs(labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_people_on_both_sides_are_warned_of(labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    other, apart = tmp_path / "train.txt", tmp_path / "apart.txt"
+    other, apart, names = tmp_path / "train.txt", tmp_path / "apart.txt", tmp_path / "set" / "identities.txt"
     other.write_text("P3/x.jpg 0\nQ/y.jpg 1\nP29/z.jpg 2\n")
     apart.write_text("Q/y.jpg 0\nno_folder.jpg 1\n")
-    flags = ["--folds", 2, "--pairs-per-fold", 2, "--apart-from", other, "--apart-from", apart]
+    names.parent.mkdir()
+    names.write_text("0 P5\n1 Q\n")
+    flags = ["--folds", 2, "--pairs-per-fold", 2]
+    for each in (other, apart, names, names.parent):
+        flags += ["--apart-from", each]
     assert run_action(data_pairs, ["pairs", labels, tmp_path / "pairs.txt", *flags]) == 0
-    _, *warnings = capsys.readouterr().out.splitlines()
-    [warning] = warnings
-    assert warning.startswith(f"warning: 2 of 30 people of {labels} are in {other} too (P29, P3): ")
+    assert [line.partition(": it")[0] for line in capsys.readouterr().out.splitlines()[1:]] == [
+        f"warning: 2 of 30 people of {labels} are in {other} too (P29, P3)",
+        f"warning: 1 of 30 people of {labels} are in {names} too (P5)",
+        f"warning: 1 of 30 people of {labels} are in {names.parent} too (P5)",
+    ]
+    with pytest.raises(UserError, match="nope.txt: expected"):
+        run_action(data_pairs, ["pairs", labels, tmp_path / "new.txt", *flags, "--apart-from", tmp_path / "nope.txt"])
+    assert not (tmp_path / "new.txt").exists()
 
 
 def test_bad_lists(labels: Path, tmp_path: Path) -> None:

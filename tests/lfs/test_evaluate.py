@@ -158,7 +158,7 @@ def test_bad_input_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str])
         ("m1", *SCORE, "--gpus-per-worker", "1"): "--gpus-per-worker needs --num-workers",
         ("m1", *SCORE, "--device", "tpu9"): "device must be `cpu` or `cuda`",
         ("m1", *SCORE, "--json", "m1"): "expected the name of a file to write, got a folder",
-        ("m1", *SCORE, "--train-list", "no.txt"): "no.txt: expected a readable text file",
+        ("m1", *SCORE, "--train-list", "no.txt"): "no.txt: expected a list of identities, got: No such",
     }  # fmt: skip
     for arguments, line in cases.items():
         assert line in refused(capsys, *arguments), arguments
@@ -230,7 +230,7 @@ def test_the_public_sets_are_all_there(tmp_path: Path) -> None:
         "ijbc",
         "ijbc",
     ]
-    assert known["lfw"].files.lmdb == str(tmp_path / "lfw/lfw.lmdb")
+    assert known["lfw"].files.lmdb == str(tmp_path / "lfw/faces.lmdb")
     own = given_set("lfw=a,b", tmp_path)
     assert [one.files.pairs for one in chosen_sets(["calfw", "lfw"], known, [own])] == [
         str(tmp_path / "calfw/pairs.txt"), str(tmp_path / "b"),

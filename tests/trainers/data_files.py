@@ -27,6 +27,13 @@ def encode(picture: Picture, extension: str = ".jpg") -> bytes:
     return data.tobytes()
 
 
+def doubtful_jpeg(size: int) -> bytes:
+    """A JPEG that decodes, of which the decoder says that it is corrupt."""
+    data = encode(np.random.default_rng(3).integers(0, 256, (size, size, 3), dtype=np.uint8))
+    start = data.index(b"\xff\xda") + 100
+    return data[:start] + b"\xff\xd0" + data[start + 2 :]
+
+
 def png_chunk(kind: bytes, content: bytes = b"") -> bytes:
     """One chunk of a PNG, its checksum right."""
     return struct.pack(">I4s", len(content), kind) + content + struct.pack(">I", zlib.crc32(kind + content))

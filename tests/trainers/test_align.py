@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from search_space.errors import UserError
 from tests.trainers.data_files import smooth_picture
-from trainers.data.align import TEMPLATE, align_face, read_landmarks, similarity
+from trainers.data.align import CELEBA_COLUMNS, TEMPLATE, align_face, read_landmarks, similarity
 
 
 def made(angle: float, scale: float, x: float, y: float) -> np.ndarray:
@@ -119,6 +119,19 @@ def test_bad_landmarks(line: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "points.txt"
     path.write_text(f"k 1 2 3 4 5 6 7 8 9 10\n{line}\n")
     with pytest.raises(UserError, match=message):
+        read_landmarks(path)
+
+
+def test_landmarks_of_celeba(tmp_path: Path) -> None:
+    path, columns = tmp_path / "points.txt", " ".join(CELEBA_COLUMNS)
+    rows = "000001.jpg  69  109  106  113   77  142   73  152  108  154\r\n000002.jpg 1 2 3 4 5 6 7 8 9 10\r\n"
+    path.write_text(f"2\r\n{columns} \r\n{rows}")
+    assert read_landmarks(path)["000001.jpg"].tolist() == [[69, 109], [106, 113], [77, 142], [73, 152], [108, 154]]
+    path.write_text(f"3\n{columns}\n{rows}")
+    with pytest.raises(UserError, match=r"expected 3 lines of `key x1 .*, got 2"):
+        read_landmarks(path)
+    path.write_text(f"2\n{columns.replace('lefteye', 'righteye')}\n{rows}")  # another order
+    with pytest.raises(UserError, match=r"line 1 of .*expected `key x1"):
         read_landmarks(path)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from search_space.errors import UserError
+from trainers.data import lmdb_source
 from trainers.data.lmdb_source import LmdbSource, write_lmdb
 
 ITEMS = {f"person/{index}.jpg": bytes([index % 256]) * (1 + 37 * index) for index in range(200)}
@@ -162,6 +163,46 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         write_lmdb(path, items())
     assert LmdbSource(path).get("key") == b"old"
     assert os.listdir(tmp_path) == ["faces.lmdb"]
+
+
+def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
+    path = tmp_path / "faces[1].lmdb"
+
+    def killed() -> Iterator[tuple[str, bytes]]:
+        yield "key", b"x"
+        os._exit(0)
+
+    child = os.fork()
+    if child == 0:
+        write_lmdb(path, killed())
+    os.waitpid(child, 0)
+    assert len(os.listdir(tmp_path)) == 1
+
+    def beside_another() -> Iterator[tuple[str, bytes]]:
+        write_lmdb(path, [("key", b"first")])  # leaves the folder of the one that still writes alone
+        yield "key", b"second"
+
+    write_lmdb(path, beside_another())
+    assert os.listdir(tmp_path) == [path.name]
+    assert LmdbSource(path).get("key") == b"second"
+
+
+def test_a_folder_in_place_of_the_file_is_seen_first(tmp_path: Path) -> None:
+    def items() -> Iterator[tuple[str, bytes]]:
+        pytest.fail("it began")
+        yield "key", b"x"
+
+    with pytest.raises(UserError, match="expected the name of an LMDB to write, got a folder"):
+        write_lmdb(tmp_path, items())
+
+
+def test_a_name_is_on_the_disk_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(lmdb_source, "sync_path", synced.append)
+    write_lmdb(tmp_path / "one.lmdb", [("key", b"x")])
+    assert synced[-1] == tmp_path
+    write_lmdb(tmp_path / "two", [("key", b"x")], subdir=True)
+    assert synced[-2:] == [tmp_path / "two", tmp_path]
 
 
 def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:

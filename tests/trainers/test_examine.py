@@ -9,7 +9,7 @@ import pytest
 from search_space.errors import UserError
 from tests.trainers.data_files import encode, smooth_picture
 from trainers.data import examine
-from trainers.data.contact_sheet import contact_sheet, write_sheet
+from trainers.data.contact_sheet import contact_sheet
 from trainers.data.datum import encode_datum
 from trainers.data.examine import RAW, SetFacts, Shape, examine_set
 from trainers.data.lmdb_source import write_lmdb
@@ -85,9 +85,5 @@ def test_the_sheet(files: tuple[Path, Path], tmp_path: Path) -> None:
     field = contact_sheet(files[0], None, rows=1, columns=10, side=64)
     first = field[14 : 14 + 64, 2 : 2 + 64]
     assert np.array_equal(first, cv2.imdecode(np.frombuffer(GOOD, np.uint8), cv2.IMREAD_COLOR))  # a/1, as all are shown
-    write_sheet(tmp_path / "sheet.png", sheet)
-    assert np.array_equal(cv2.imread(str(tmp_path / "sheet.png")), sheet)
-    with pytest.raises(UserError, match="cannot be written: No such file"):
-        write_sheet(tmp_path / "none" / "sheet.png", sheet)
     with pytest.raises(UserError, match="rows of a contact sheet must be 1 to 1024, got 0"):
         contact_sheet(*files, rows=0)

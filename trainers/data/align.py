@@ -4,6 +4,7 @@ Landmarks are, in this order, the person's right eye (on the left of an upright 
 nose, the right and the left corner of the mouth; x and y in pixels, (0, 0) in the middle of the top left pixel.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,6 +25,12 @@ TEMPLATE: Floats = np.array(
 
 TEMPLATE_SIZE = 112
 MAX_COORDINATE = 1e5
+CELEBA_COLUMNS = [
+    f"{part}_{axis}" for part in ("lefteye", "righteye", "nose", "leftmouth", "rightmouth") for axis in "xy"
+]
+"""Left and right as one sees them in the picture, which is our order."""
+
+CELEBA_HEADER = re.compile(rf"(\d{{1,9}})\s*\n\s*{' '.join(CELEBA_COLUMNS)}\s*\n", re.ASCII)
 MAX_LANDMARK_BYTES = 4 * 2**30
 
 
@@ -76,12 +83,13 @@ def align_face(picture: Picture, landmarks: npt.ArrayLike, size: int = TEMPLATE_
 
 
 def read_landmarks(path: str | Path) -> Mapping[str, Floats]:
-    """Read `key x1 y1 ... x5 y5` lines.
+    """Read `key x1 y1 ... x5 y5` lines, as they are or below the two lines that CelebA's own files begin with.
 
     Returns:
         [5, 2] by key.
     Raises:
-        UserError: not a key and ten numbers, a number that is no sane coordinate, a key twice; with the line.
+        UserError: not a key and ten numbers, a number that is no sane coordinate, a key twice; with the line. A file
+            of CelebA has fewer lines than it says.
     """
     law = "`key x1 y1 x2 y2 x3 y3 x4 y4 x5 y5`"
     try:
@@ -89,6 +97,8 @@ def read_landmarks(path: str | Path) -> Mapping[str, Floats]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: expected a readable text file, got: {error}") from None
     found: dict[str, Floats] = {}
+    if header := CELEBA_HEADER.match(text):
+        text = "\n" * header[0].count("\n") + text[header.end() :]
     for number, line in enumerate(text.split("\n"), 1):
         if not (fields := line.rsplit(None, 10)):
             continue
@@ -102,6 +112,8 @@ def read_landmarks(path: str | Path) -> Mapping[str, Floats]:
         if (key := key.strip()) in found:
             raise UserError(f"line {number} of {path}: expected each key once, got {shown(key)} again")
         found[key] = points
-    if not found:
-        raise UserError(f"{path}: expected lines of {law}, got an empty file")
+    if not found or (header and int(header[1]) != len(found)):
+        raise UserError(
+            f"{path}: expected {f'{int(header[1]):,} ' if header else ''}lines of {law}, got {len(found):,}"
+        )
     return found

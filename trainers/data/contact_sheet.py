@@ -9,10 +9,10 @@ from search_space.errors import UserError, require
 from trainers.data.datum import decode_datum
 from trainers.data.decoder_noise import DecoderNoise
 from trainers.data.examine import keys_of
+from trainers.data.importers.identity_file import identity_of_key
 from trainers.data.lists import Keys, read_list
 from trainers.data.lmdb_source import LmdbSource
-from trainers.data.picture_file import PNG, Picture, decode_stored, encode_file
-from trainers.whole_file import whole_file, writing
+from trainers.data.picture_file import Picture, decode_stored
 
 GAP, CAPTION = 2, 14
 """Pixels between pictures, and above a row for its label."""
@@ -53,17 +53,6 @@ def contact_sheet(
     return sheet
 
 
-def write_sheet(path: str | Path, sheet: Picture) -> None:
-    """Write a sheet as PNG; the file is there whole or not at all.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    path = Path(path)
-    with writing(path), whole_file(path) as file:
-        file.write(encode_file(sheet, PNG))
-
-
 def _by_identity(
     list_path: str | Path, rows: int, columns: int, rng: np.random.Generator
 ) -> list[tuple[str, list[str]]]:
@@ -74,7 +63,7 @@ def _by_identity(
     for label in np.sort(rng.permutation(present)[:rows]).tolist():
         own = np.flatnonzero(labels == label)
         some = np.sort(rng.permutation(own)[:columns])
-        first = keys[int(own[0])].rpartition("/")[0] or keys[int(own[0])]
+        first = identity_of_key(keys[int(own[0])]) or keys[int(own[0])]
         name = first.encode("ascii", "replace").decode()[:40]
         chosen.append((f"label {label}: {name}, {len(own)} pictures", keys.take(some)))
     return chosen

@@ -11,6 +11,7 @@ from typing import Any
 
 from search_space.errors import UserError, shown
 from trainers.data.datum import IMAGE_SIGNATURES, encode_datum
+from trainers.data.decoder_noise import DecoderNoise
 from trainers.data.importers.convert import Conversion, convert
 from trainers.data.pickle_machine import read_pickle
 from trainers.data.pickled_values import Array, Latin, as_bytes, as_flags, kind
@@ -62,20 +63,32 @@ def read_eval_bin(path: str | Path) -> EvalBin:
         raise UserError(f"{path}: {error}") from None
 
 
-def stored(held: EvalBin, size: int, bad: Callable[[int, str], None]) -> Iterator[tuple[str, bytes]]:
+def stored(
+    held: EvalBin,
+    size: int,
+    bad: Callable[[int, str], None],
+    doubtful: Callable[[int, str], None] = lambda number, complaint: None,
+) -> Iterator[tuple[str, bytes]]:
     """(key, serialised Datum) of every picture, in order; bytes of the right size are unchanged.
 
     Args:
         bad: told the number and fault of each picture that does not decode, which is then left out.
+        doubtful: told the number of each that does, and what the decoder complains of.
     """
     conversion = Conversion(size=size, unchanged=(PNG,))
     for number, (key, picture) in enumerate(zip(held.keys, held.pictures, strict=True)):
-        try:
-            data = convert(bytes(picture), conversion).data
-        except UserError as error:
-            bad(number, str(error))
-        else:
-            yield key, encode_datum(data)
+        with DecoderNoise() as noise:
+            try:
+                data, fault = convert(bytes(picture), conversion).data, ""
+            except UserError as error:
+                fault = str(error)
+            complaint = noise.complaint()
+        if fault:
+            bad(number, fault)
+            continue
+        if complaint:
+            doubtful(number, complaint)
+        yield key, encode_datum(data)
 
 
 def _parts(value: Any) -> tuple[list[Any] | tuple[Any, ...], list[bool]]:

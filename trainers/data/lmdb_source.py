@@ -1,5 +1,7 @@
 """Pictures by key from an LMDB, opened lazily by each process that reads, and writing one in a single atomic step."""
 
+import contextlib
+import glob
 import os
 import shutil
 import tempfile
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import cast
 from weakref import WeakValueDictionary
 
+import filelock
 import lmdb
 
 from search_space.errors import UserError
@@ -18,6 +21,7 @@ from trainers.untrusted import require_regular
 from trainers.whole_file import sync_path
 
 MAX_KEYS_LOOKED_UP = 500_000
+WORK_SUFFIX, LOCK_NAME = ".making", "lock"
 
 
 class _Reader:
@@ -168,22 +172,38 @@ def write_lmdb(path: str | Path, items: Iterable[tuple[str, bytes]], *, subdir: 
     """
     path = Path(path)
     try:
+        if path.is_dir() and not subdir:  # before the long part
+            raise UserError(f"{path}: expected the name of an LMDB to write, got a folder")
         _write_lmdb(path, items, subdir)
     except (OSError, lmdb.Error) as error:
         raise UserError(f"{path}: writing an LMDB failed ({error}); check space and permissions") from error
 
 
 def _write_lmdb(path: Path, items: Iterable[tuple[str, bytes]], subdir: bool) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
+    with work_folder(path) as work:
         with lmdb.open(str(work / "growing"), subdir=False, map_size=2**24, sync=False, lock=False) as env:
             _put_all(env, path, items)
             env.copy(str(work / "compact"), compact=True)
         sync_path(work / "compact")
-        if subdir:
-            path.mkdir(exist_ok=True)
-        os.replace(work / "compact", path / "data.mdb" if subdir else path)
+        file = path / "data.mdb" if subdir else path
+        file.parent.mkdir(exist_ok=True)
+        os.replace(work / "compact", file)
+        sync_path(file.parent)  # the rename itself must survive a loss of power
+    if subdir:
+        sync_path(path.parent)
+
+
+@contextlib.contextmanager
+def work_folder(path: Path) -> Iterator[Path]:
+    """A folder beside `path` to make it in, gone at the end, as are those that killed processes have left there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*{WORK_SUFFIX}"):
+        with contextlib.suppress(filelock.Timeout, OSError), filelock.FileLock(left / LOCK_NAME, timeout=0):
+            shutil.rmtree(left)
+    work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=WORK_SUFFIX, dir=path.parent))
+    try:
+        with filelock.FileLock(work / LOCK_NAME):
+            yield work
     finally:
         shutil.rmtree(work, ignore_errors=True)
 

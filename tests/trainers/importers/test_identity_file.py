@@ -1,4 +1,4 @@
-"""Lists of identities in their forms, the order of labels, and who is in two sets."""
+"""Lists of identities in their forms, the order of labels, and who is on a picture."""
 
 from pathlib import Path
 
@@ -6,8 +6,7 @@ import pytest
 
 from search_space.errors import UserError
 from trainers.data.importers.identity_file import (
-    identities_of,
-    in_both,
+    identity_of_key,
     in_label_order,
     read_identities,
     write_identities,
@@ -24,6 +23,7 @@ from trainers.data.importers.identity_file import (
         ("0 b\n1 a c\n", ["b", "a_c"]),
         ("0\n1\n", ["0", "1"]),
         ("0 b\n2 a\n", ["0_b", "2_a"]),
+        ("\n \n", []),  # of two sets that share nobody
     ],
 )
 def test_forms(text: str, expected: list[str], tmp_path: Path) -> None:
@@ -34,7 +34,7 @@ def test_forms(text: str, expected: list[str], tmp_path: Path) -> None:
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     names = ["12", "0", "\u00e9", "a_b"]
     write_identities(tmp_path / "identities.txt", names)
-    assert read_identities(tmp_path / "identities.txt") == names == identities_of(tmp_path)
+    assert read_identities(tmp_path / "identities.txt") == names
 
 
 @pytest.mark.parametrize(
@@ -50,24 +50,13 @@ def test_order(names: list[str], expected: list[str]) -> None:
     assert in_label_order(names) == expected
 
 
-def test_who_is_in_both(tmp_path: Path) -> None:
-    for name in ("George W Bush", "Tony_Blair", ".hidden"):
-        (tmp_path / "set" / name).mkdir(parents=True)
-    (tmp_path / "list").write_text("Tony Blair\nGeorge_W_Bush\nEva\n")
-    left, right = identities_of(tmp_path / "set"), identities_of(tmp_path / "list")
-    assert left == ["George_W_Bush", "Tony_Blair"]
-    assert in_both(left, right) == ["George_W_Bush", "Tony_Blair"]
+def test_who_is_on_a_picture() -> None:
+    assert [identity_of_key(key) for key in ("A/1.jpg", "A/video/1.jpg", "1.jpg", "/1.jpg")] == ["A", "A", "", ""]
 
 
 def test_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="expected a list of identities, got: No such file"):
         read_identities(tmp_path / "none")
-    (tmp_path / "list").write_bytes(b"\n \n")
-    with pytest.raises(UserError, match="expected one identity per line, got an empty file"):
-        read_identities(tmp_path / "list")
     (tmp_path / "list").write_bytes(b"a\xff")
     with pytest.raises(UserError, match="expected UTF-8 text, got byte 0xff"):
         read_identities(tmp_path / "list")
-    (tmp_path / "set").mkdir()
-    with pytest.raises(UserError, match="or a folder per identity, got neither"):
-        identities_of(tmp_path / "set")

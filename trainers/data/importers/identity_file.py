@@ -13,12 +13,12 @@ FILE_NAME = "identities.txt"
 
 
 def read_identities(path: str | Path) -> list[str]:
-    """The identities of a file, in its order, each once, as they stand in keys.
+    """The identities of a file, in its order, each once, as they stand in keys; there may be none.
 
     Lines are taken for `label identity` if all of them are and the labels are 0, 1, 2 ...; else a line is one identity.
 
     Raises:
-        UserError: it cannot be read as UTF-8 text, or has no identity in it.
+        UserError: it cannot be read as UTF-8 text, or a line is no name.
     """
     lines = _lines(Path(path))
     first = [line.split(maxsplit=1) for _, line in lines]
@@ -38,25 +38,10 @@ def write_identities(path: Path, identities: Sequence[str]) -> None:
     path.write_text("".join(f"{label} {name}\n" for label, name in enumerate(identities)), encoding="utf-8")
 
 
-def identities_of(place: str | Path) -> list[str]:
-    """The identities of a file of them, of an imported set, or of a folder with a folder per identity."""
-    path = Path(place)
-    if not path.is_dir():
-        return read_identities(path)
-    if (path / FILE_NAME).exists():
-        return read_identities(path / FILE_NAME)
-    try:
-        found = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    if not found:
-        raise UserError(f"{path}: expected {FILE_NAME}, or a folder per identity, got neither")
-    return sorted({clean_identity(name) for name in found})
-
-
-def in_both(left: Iterable[str], right: Iterable[str]) -> list[str]:
-    """Identities of both sets by name, sorted."""
-    return sorted(set(left) & set(right))
+def identity_of_key(key: str) -> str:
+    """Who is on a picture by its key, `IDENTITY/NAME`, where the name may have folders of its own; empty: not said."""
+    identity, slash, _ = key.partition("/")
+    return identity if slash else ""
 
 
 def in_label_order(identities: Iterable[str]) -> list[str]:
@@ -75,7 +60,4 @@ def _lines(path: Path) -> list[tuple[int, str]]:
         raise UserError(f"{path}: expected a list of identities, got: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: expected UTF-8 text, got byte 0x{error.object[error.start]:02x}") from None
-    lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    if not lines:
-        raise UserError(f"{path}: expected one identity per line, got an empty file")
-    return lines
+    return [(number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip()]

@@ -7,7 +7,7 @@ import numpy as np
 
 from search_space.errors import UserError
 from trainers.data.datum import decode_datum
-from trainers.data.importers.identity_file import FILE_NAME, read_identities
+from trainers.data.importers.identity_file import FILE_NAME, identity_of_key, read_identities
 from trainers.data.importers.source import Batch, Catalogue, CatalogueBuilder, Integers, Progress, stamp
 from trainers.data.lists import Keys, read_list
 from trainers.data.lmdb_source import LmdbSource
@@ -15,6 +15,20 @@ from trainers.data.picture_file import PNG, decode_stored, encode_file
 
 LMDB_NAME, LIST_NAME = "faces.lmdb", "labels.txt"
 """In the folder of an imported set."""
+
+
+def files_of(path: str | Path, list_path: str | Path | None = None) -> tuple[Path, Path | None]:
+    """The LMDB of a set, and its list if there is one.
+
+    Args:
+        path: an LMDB, or the folder of an imported set.
+        list_path: a list to be taken instead of that folder's own.
+    """
+    path, listed = Path(path), Path(list_path) if list_path else None
+    if (path / LMDB_NAME).exists():
+        beside = path / LIST_NAME
+        return path / LMDB_NAME, listed or (beside if beside.exists() else None)
+    return path, listed
 
 
 class LmdbListSource:
@@ -27,12 +41,10 @@ class LmdbListSource:
     """
 
     def __init__(self, path: str | Path, list_path: str | Path | None = None) -> None:
-        path = Path(path)
-        if list_path is None:
-            if not (path / LIST_NAME).exists():
-                raise UserError(f"{path}: expected a list of the LMDB's pictures (--list FILE), got none")
-            list_path, path = path / LIST_NAME, path / LMDB_NAME
-        self.path, self.list_path = path, Path(list_path)
+        self.path, listed = files_of(path, list_path)
+        if listed is None:
+            raise UserError(f"{path}: expected a list of the LMDB's pictures (--list FILE), got none")
+        self.list_path = listed
 
     def scan(self, progress: Progress) -> Catalogue:
         """See `Source`. Order: that of the list."""
@@ -73,8 +85,8 @@ class LmdbListSource:
             return {label: names[label] for label in present.tolist()}
         by_label: dict[int, str] = {}
         for key, label in zip(keys, labels.tolist(), strict=True):
-            folder, slash, _ = key.partition("/")
-            if not slash or by_label.setdefault(label, folder) != folder:
+            folder = identity_of_key(key)
+            if not folder or by_label.setdefault(label, folder) != folder:
                 return {label: str(label) for label in present.tolist()}
         if len(set(by_label.values())) < len(by_label):
             return {label: str(label) for label in present.tolist()}
