@@ -10,7 +10,7 @@ that is cut short ends the process.
 
 import mmap
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -91,15 +91,15 @@ class EmbeddingFile:
                 rows, counts = np.unique(to, return_counts=True)
                 twice = int(to[seen[to]][0] if seen[to].any() else rows[counts > 1][0])
                 raise UserError(f"{self.path}: expected each key once, got {names[to.tolist().index(twice)]!r} twice")
-            put(to, self.in_float32(embeddings[source], lambda row, names=names: f"key {names[row]!r}"))
+            put(to, self.in_float32(embeddings[source], "key", names))
             seen[to] = True
         return seen
 
-    def in_float32(self, values: npt.NDArray[Any], where: Callable[[int], str]) -> npt.NDArray[np.float32]:
+    def in_float32(self, values: npt.NDArray[Any], what: str, names: Sequence[str | int]) -> npt.NDArray[np.float32]:
         """Embeddings [m, dim] as they are used.
 
         Args:
-            where: names a row, from 0.
+            what: `key` or `row`, of which `names` are [m].
         Raises:
             UserError: one is not finite, or beyond float32.
         """
@@ -107,7 +107,8 @@ class EmbeddingFile:
             found: npt.NDArray[np.float32] = values.astype(np.float32, copy=False)
         finite = np.isfinite(found).all(axis=1)
         if not finite.all():
-            raise UserError(f"{self.path}: embeddings must be finite, in float32, got {where(int(finite.argmin()))}")
+            name = names[int(finite.argmin())]
+            raise UserError(f"{self.path}: embeddings must be finite, in float32, got {what} {name!r}")
         return found
 
     def refuse_missing(self, keys: Keyed, seen: npt.NDArray[np.bool_]) -> None:

@@ -115,7 +115,7 @@ class FileRows:
         """
         first = 0
         for part in self._file.chunks(rows):
-            yield self._file.in_float32(part, lambda row, first=first: f"row {first + row}")
+            yield self._file.in_float32(part, "row", range(first, first + len(part)))
             first += len(part)
 
 
