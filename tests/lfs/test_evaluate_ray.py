@@ -42,12 +42,8 @@ def test_a_killed_driver_goes_on_in_a_joined_cluster(run_command: Start, tmp_pat
     first.wait()
     first.clean()
     address = free_address()
-    head = ("--head", f"--port={address.split(':')[1]}", "--num-cpus=2", "--num-gpus=1", "--include-dashboard=false")
-    start_ray(run_command, *head)
-    gpu = run_command("lfs.evaluate", *arguments(tmp_path, "gpu.npy", "--address", address))
-    assert gpu.wait() == 1
-    assert "device 'cuda' needs a GPU that torch" in gpu.err.read_text()  # this cluster only says that it has one
-    second = run_command("lfs.evaluate", *arguments(tmp_path, "x.npy", "--address", address, "--device", "cpu"))
+    start_ray(run_command, "--head", f"--port={address.split(':')[1]}", "--num-cpus=2", "--include-dashboard=false")
+    second = run_command("lfs.evaluate", *arguments(tmp_path, "x.npy", "--address", address))
     assert second.wait() == 0, second.err.read_text()
     assert (tmp_path / "x.npy").read_bytes() == (tmp_path / "alone.npy").read_bytes()
 
