@@ -6,10 +6,12 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 from search_space.errors import UserError, require
 from trainers.config import TrainerConfig
+from trainers.device import find_device
 from trainers.embedder import BackboneModel, EmbeddedShard, Embedder, EmbedOptions, Shard, embed_shard, embed_with
 from trainers.numerics import numerics
 
@@ -30,17 +32,41 @@ class Workers:
     address: str = ""
     """Ray cluster to join; empty: $RAY_ADDRESS if there are to be workers, else one of this machine alone."""
 
-    gpus: float = 0.0
-    """GPUs that each task reserves."""
+    gpus: float | None = None
+    """GPUs that each task reserves; None: see `task_device`."""
+
+    @property
+    def on_ray(self) -> bool:
+        """Whether others than this process embed."""
+        return bool(self.num_workers or self.address)
+
+    @contextlib.contextmanager
+    def ready(self, options: EmbedOptions) -> Iterator[tuple["Workers", EmbedOptions]]:
+        """Ray, if need be, until the block ends; and both with what they left open: the device, GPUs of a task.
+
+        Raises:
+            UserError: this process has no such device, or Ray cannot be reached.
+        """
+        if not self.on_ray:
+            yield self, replace(options, device=str(find_device(options.device)))
+            return
+        with _cluster(self.address or os.environ.get("RAY_ADDRESS", "")):
+            import ray
+
+            gpus, device = task_device(self.gpus, options.device, ray.cluster_resources().get("GPU", 0))
+            yield replace(self, gpus=gpus), replace(options, device=device)
 
     def embed(
         self, model: BackboneModel, numbers: Sequence[int], shard: Work, options: EmbedOptions
     ) -> Iterator[EmbeddedShard]:
-        """Finished shards, in any order."""
-        if self.num_workers or self.address:
-            yield from _on_ray(self, model, numbers, shard, options)
-        else:
-            yield from here(model, numbers, shard, options)
+        """Finished shards, in any order; when `ready`."""
+        yield from (partial(_on_ray, self) if self.on_ray else here)(model, numbers, shard, options)
+
+
+def task_device(gpus: float | None, device: str | None, cluster_gpus: float) -> tuple[float, str]:
+    """GPUs of a Ray task, and its device; where nothing is said, a GPU for each if the cluster has any."""
+    device = device or ("cuda" if (cluster_gpus if gpus is None else gpus) else "cpu")
+    return float(device != "cpu") if gpus is None else gpus, device
 
 
 def here(model: BackboneModel, numbers: Sequence[int], shard: Work, options: EmbedOptions) -> Iterator[EmbeddedShard]:
@@ -57,29 +83,26 @@ def _on_ray(
     workers: Workers, model: BackboneModel, numbers: Sequence[int], shard: Work, options: EmbedOptions
 ) -> Iterator[EmbeddedShard]:
     """By Ray tasks, each of which a worker that dies gives back: a shard depends on its arguments alone."""
-    if not numbers:
-        return
-    with _cluster(workers.address or os.environ.get("RAY_ADDRESS", "")):
-        import ray
+    import ray
 
-        num_cpus = max(1, options.num_threads)
-        options = replace(options, num_threads=num_cpus, device=options.device or ("cuda" if workers.gpus else "cpu"))
-        task = ray.remote(num_cpus=num_cpus, num_gpus=workers.gpus, max_retries=MAX_RETRIES)(embed_shard)
-        shared = ray.put(model)
-        limit = workers.num_workers or int(ray.cluster_resources().get("CPU", 1) // num_cpus) or 1
-        waiting: list[int] = list(reversed(numbers))
-        running: list[Any] = []
-        try:
-            while waiting or running:
-                while waiting and len(running) < limit:
-                    running.append(task.remote(shared, shard(waiting.pop()), options))
-                done, running = ray.wait(running, num_returns=1)
-                for reference in done:
-                    yield _answer(reference)
-        finally:
-            for reference in running:
-                with contextlib.suppress(Exception):
-                    ray.cancel(reference, force=True)
+    num_cpus = max(1, options.num_threads)
+    options = replace(options, num_threads=num_cpus)
+    task = ray.remote(num_cpus=num_cpus, num_gpus=workers.gpus, max_retries=MAX_RETRIES)(embed_shard)
+    shared = ray.put(model)
+    limit = workers.num_workers or int(ray.cluster_resources().get("CPU", 1) // num_cpus) or 1
+    waiting: list[int] = list(reversed(numbers))
+    running: list[Any] = []
+    try:
+        while waiting or running:
+            while waiting and len(running) < limit:
+                running.append(task.remote(shared, shard(waiting.pop()), options))
+            done, running = ray.wait(running, num_returns=1)
+            for reference in done:
+                yield _answer(reference)
+    finally:
+        for reference in running:
+            with contextlib.suppress(Exception):
+                ray.cancel(reference, force=True)
 
 
 def _answer(reference: Any) -> EmbeddedShard:
@@ -123,9 +146,14 @@ def add_worker_flags(made: argparse.ArgumentParser) -> None:
     add("--skip-bad", action="store_true", help="go on without pictures that do not decode; count and list them")
     add("--num-workers", default="0", metavar="N", help="Ray tasks at a time [0: this process alone, without Ray]")
     add("--address", default="", metavar="HOST:PORT", help="Ray cluster to join instead of one of this machine")
-    add("--gpus-per-worker", default="0", metavar="N", help="GPUs, or a part of one, for each Ray task [0]")
+    add(
+        "--gpus-per-worker", default="", metavar="N",
+        help="GPUs, or a part of one, for each Ray task [1 if the cluster has any, unless --device cpu]",
+    )  # fmt: skip
     add("--num-threads", default="0", metavar="N", help="threads that embed, per task [all cores here, 1 in a task]")
-    add("--device", default=None, metavar="DEVICE", help="cpu or cuda [the GPU if there is one]")
+    add(
+        "--device", default=None, metavar="DEVICE", help="cpu or cuda [the GPU if there is one, here or in the cluster]"
+    )
 
 
 def embed_options(options: argparse.Namespace) -> EmbedOptions:
@@ -137,7 +165,7 @@ def embed_options(options: argparse.Namespace) -> EmbedOptions:
 def workers_of(options: argparse.Namespace) -> Workers:
     """Who the flags say embeds."""
     workers = number(options.num_workers, "--num-workers", int, 10**5)
-    gpus = number(options.gpus_per_worker, "--gpus-per-worker", float, 1.0)
+    gpus = number(options.gpus_per_worker, "--gpus-per-worker", float, 1.0) if options.gpus_per_worker else None
     require(not gpus or bool(workers or options.address), "--gpus-per-worker needs --num-workers or --address", gpus)
     return Workers(num_workers=workers, address=options.address, gpus=gpus)
 

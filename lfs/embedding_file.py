@@ -1,7 +1,7 @@
 """Embeddings of pictures by key: an .npy file with a list beside it, or a Parquet file.
 
     X.npy            [n, dim] float16, float32 or float64; X.keys.txt beside it has `key` or `key label` per line
-    X.parquet        columns key (text), label (int64, may be missing), embedding (list of floats, all of one length)
+    X.parquet        columns key (text), label (may be missing), embedding (list of floats, all of one length)
 
 Both are written by `python -m lfs.evaluate embed`, with a description of the model (X.model.json, or the table's
 metadata). Files may be larger than memory: they are read a few rows at a time, and never mapped, since a map of a file
@@ -10,7 +10,7 @@ that is cut short ends the process.
 
 import mmap
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ BLOCK_VALUES = 2**22
 """Numbers of a file that are held at a time: 16 MB."""
 
 BLOCK_KEYS = 2**16
+TEXTS = ("string", "large_string", "string_view")
 
 
 def keys_file(path: Path) -> Path:
@@ -90,13 +91,25 @@ class EmbeddingFile:
                 rows, counts = np.unique(to, return_counts=True)
                 twice = int(to[seen[to]][0] if seen[to].any() else rows[counts > 1][0])
                 raise UserError(f"{self.path}: expected each key once, got {names[to.tolist().index(twice)]!r} twice")
-            values = embeddings[source]
-            finite = np.isfinite(values).all(axis=1)
-            if not finite.all():
-                raise UserError(f"{self.path}: embeddings must be finite, got key {names[int(finite.argmin())]!r}")
-            put(to, values)
+            put(to, self.in_float32(embeddings[source], "key", names))
             seen[to] = True
         return seen
+
+    def in_float32(self, values: npt.NDArray[Any], what: str, names: Sequence[str | int]) -> npt.NDArray[np.float32]:
+        """Embeddings [m, dim] as they are used.
+
+        Args:
+            what: `key` or `row`, of which `names` are [m].
+        Raises:
+            UserError: one is not finite, or beyond float32.
+        """
+        with np.errstate(over="ignore"):
+            found: npt.NDArray[np.float32] = values.astype(np.float32, copy=False)
+        finite = np.isfinite(found).all(axis=1)
+        if not finite.all():
+            name = names[int(finite.argmin())]
+            raise UserError(f"{self.path}: embeddings must be finite, in float32, got {what} {name!r}")
+        return found
 
     def refuse_missing(self, keys: Keyed, seen: npt.NDArray[np.bool_]) -> None:
         """Raise `UserError` unless all keys were seen."""
@@ -174,32 +187,35 @@ class ParquetEmbeddings(EmbeddingFile):
                 schema, self._rows = table.schema_arrow, table.metadata.num_rows
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise UserError(f"{path}: expected a Parquet file: {first_line(error)[:200]}") from None
-        self._refuse_columns(schema)
+        self._kinds = self._plain_kinds(schema)
         self.dim = self._first_dim(schema.field("embedding").type)
         _refuse_dim(path, self.dim)
         self.made_by = _metadata(schema.metadata or {})
 
     def _open(self) -> pyarrow.parquet.ParquetFile:
-        return pyarrow.parquet.ParquetFile(self.path, thrift_string_size_limit=2**24, thrift_container_size_limit=2**20)
+        return pyarrow.parquet.ParquetFile(
+            self.path, thrift_string_size_limit=2**24, thrift_container_size_limit=2**20,
+            buffer_size=2**20, pre_buffer=False,  # by itself it reads all ahead, and holds it
+        )  # fmt: skip
 
-    def _refuse_columns(self, schema: pa.Schema) -> None:
+    def _plain_kinds(self, schema: pa.Schema) -> dict[str, pa.DataType]:
+        """What texts and lists of floats become: writers differ in which of their kinds they take."""
         names = schema.names
-        kinds = {name: str(schema.field(name).type) for name in names if names.count(name) == 1}
-        embedding = schema.field("embedding").type if "embedding" in kinds else None
-        lists = embedding is not None and (
-            (pa.types.is_list(embedding) or pa.types.is_fixed_size_list(embedding))
-            and pa.types.is_floating(embedding.value_type)
-        )
-        if kinds.get("key") != "string" or not lists:
+        kinds = {name: schema.field(name).type for name in names if names.count(name) == 1}
+        key, embedding = (kinds.get(name, pa.null()) for name in ("key", "embedding"))
+        text = getattr(key, "value_type", key) if pa.types.is_dictionary(key) else key
+        value = embedding.value_type if embedding.num_fields == 1 and hasattr(embedding, "value_type") else pa.null()
+        if str(text) not in TEXTS or not pa.types.is_floating(value):
             got = ", ".join(f"{name} {kind}" for name, kind in kinds.items())[:300]
             raise UserError(f"{self.path}: expected columns key (string) and embedding (list of floats), got {got}")
+        return {"key": pa.large_string(), "embedding": pa.large_list(value)}
 
     def _first_dim(self, kind: pa.DataType) -> int:
         if pa.types.is_fixed_size_list(kind):
             return int(kind.list_size)
         if not self._rows:
             raise UserError(f"{self.path}: expected embeddings, got an empty table")
-        [first] = next(self._batches(["embedding"], 1)).column(0)
+        [[first]] = next(self._batches(["embedding"], 1))
         return len(first) if first.is_valid else 0
 
     def __len__(self) -> int:
@@ -207,40 +223,36 @@ class ParquetEmbeddings(EmbeddingFile):
 
     def chunks(self, rows: int) -> Iterator[npt.NDArray[Any]]:
         """See `EmbeddingFile`."""
-        for batch in self._batches(["embedding"], rows):
-            yield self._matrix(batch.column("embedding"))
+        for [column] in self._batches(["embedding"], rows):
+            yield self._matrix(column)
 
     def names(self) -> Iterator[str]:
         """See `EmbeddingFile`."""
-        for batch in self._batches(["key"], BLOCK_KEYS):
-            yield from self._keys(batch)
+        for [column] in self._batches(["key"], BLOCK_KEYS):
+            yield from self._keys(column)
 
     def blocks(self) -> Iterator[tuple[list[str], npt.NDArray[Any]]]:
         """See `EmbeddingFile`."""
-        for batch in self._batches(["key", "embedding"], max(1, BLOCK_VALUES // self.dim)):
-            yield self._keys(batch), self._matrix(batch.column("embedding"))
+        for key, embedding in self._batches(["key", "embedding"], max(1, BLOCK_VALUES // self.dim)):
+            yield self._keys(key), self._matrix(embedding)
 
-    def _keys(self, batch: pa.RecordBatch) -> list[str]:
-        column = batch.column("key")
+    def _keys(self, column: pa.Array) -> list[str]:
         if column.null_count:
             raise UserError(f"{self.path}: expected a key in every row, got a row without")
         keys: list[str] = column.to_pylist()
         return keys
 
-    def _batches(self, columns: list[str], rows: int) -> Iterator[pa.RecordBatch]:
+    def _batches(self, columns: list[str], rows: int) -> Iterator[list[pa.Array]]:
         try:
             with self._open() as table:
                 for batch in table.iter_batches(batch_size=rows, columns=columns, use_threads=False):
                     batch.validate(full=True)  # texts that are none, lists that leave their values
-                    yield batch
+                    yield [batch.column(name).cast(self._kinds[name]) for name in columns]
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise UserError(f"{self.path}: damaged: {first_line(error)[:200]}") from None
 
     def _matrix(self, column: Any) -> npt.NDArray[Any]:
-        values = column.flatten()
-        lengths = np.full(len(column), self.dim)
-        if not pa.types.is_fixed_size_list(column.type):
-            lengths = np.diff(column.offsets.to_numpy())
+        values, lengths = column.flatten(), np.diff(column.offsets.to_numpy())
         if column.null_count or values.null_count or not (lengths == self.dim).all():
             found = sorted(set(lengths.tolist()))
             raise UserError(f"{self.path}: embeddings must all have {self.dim} numbers, got rows of {shown(found)}")

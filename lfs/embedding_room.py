@@ -1,6 +1,7 @@
 """Where embeddings of a set lie while a protocol reads them: in memory, in a temporary file, or in the user's own."""
 
 import contextlib
+import io
 import os
 import tempfile
 from collections.abc import Iterator
@@ -65,11 +66,11 @@ class HeldRoom(Room, InMemory):
 class StoredRoom(Room):
     """In a file; neither held nor mapped."""
 
-    def __init__(self, num: int, dim: int, descriptor: int) -> None:
+    def __init__(self, num: int, dim: int, file: io.BufferedRandom) -> None:
         super().__init__(num, dim)
-        self._descriptor, self._row_bytes = descriptor, 4 * dim
+        self._file, self._row_bytes = file, 4 * dim
         with _no_space(num * self._row_bytes):
-            os.posix_fallocate(descriptor, 0, num * self._row_bytes)
+            os.posix_fallocate(file.fileno(), 0, num * self._row_bytes)
 
     def put(self, rows: Integers, embeddings: npt.NDArray[np.floating]) -> None:
         """See `Room`."""
@@ -77,7 +78,8 @@ class StoredRoom(Room):
         starts = np.flatnonzero(np.diff(rows, prepend=-2) != 1)
         with _no_space(values.nbytes):
             for start, end in zip(starts.tolist(), [*starts[1:].tolist(), len(rows)], strict=True):
-                os.pwrite(self._descriptor, values[start:end].data, int(rows[start]) * self._row_bytes)
+                self._file.seek(int(rows[start]) * self._row_bytes)
+                self._file.write(values[start:end].data)
 
     def chunks(self, rows: int) -> Iterator[Floats]:
         """See `trainers.protocol.Embedded`."""
@@ -85,7 +87,9 @@ class StoredRoom(Room):
         memory = np.empty((min(rows, num), dim), np.float32)
         for start in range(0, num, rows):
             part = memory[: min(rows, num - start)]
-            os.preadv(self._descriptor, [part.data], start * self._row_bytes)
+            self._file.seek(start * self._row_bytes)
+            if self._file.readinto(part.view(np.uint8).data) != part.nbytes:
+                raise UserError(f"{tempfile.gettempdir()}: the temporary file of embeddings has been cut short")
             yield part
 
 
@@ -103,19 +107,16 @@ class FileRows:
         """All: what is not finite is refused where it is read."""
         return np.ones(len(self), np.bool_)
 
-    def chunks(self, rows: int) -> Iterator[npt.NDArray[np.floating]]:
+    def chunks(self, rows: int) -> Iterator[Floats]:
         """See `trainers.protocol.Embedded`.
 
         Raises:
             UserError: an embedding that is not finite, or the file has changed.
         """
-        row = 0
+        first = 0
         for part in self._file.chunks(rows):
-            finite = np.isfinite(part).all(axis=1)
-            if not finite.all():
-                raise UserError(f"{self._file.path}: embeddings must be finite, got row {row + int(finite.argmin())}")
-            row += len(part)
-            yield part
+            yield self._file.in_float32(part, "row", range(first, first + len(part)))
+            first += len(part)
 
 
 @contextlib.contextmanager
@@ -129,7 +130,7 @@ def room(num: int, dim: int) -> Iterator[HeldRoom | StoredRoom]:
         yield HeldRoom(num, dim)
         return
     with tempfile.TemporaryFile(prefix="lfs-embeddings-") as file:
-        yield StoredRoom(num, dim, file.fileno())
+        yield StoredRoom(num, dim, file)
 
 
 @contextlib.contextmanager

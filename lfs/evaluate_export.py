@@ -21,7 +21,7 @@ import torch
 
 from lfs.commands import OK
 from lfs.evaluate_embed import one_model
-from lfs.model_file import MODEL, WEIGHTS, ModelFile, save_model
+from lfs.model_file import MODEL, ModelFile, save_model
 from lfs.onnx_file import TOLERANCE, compare, onnx_bytes, require_packages
 from lfs.outputs import refuse_existing
 from lfs.terminal import printable
@@ -47,7 +47,7 @@ def add_parser(actions: Any) -> None:
     add = made.add_argument
     add("model", metavar="MODEL", help="a run (RUN, RUN@G) or an exported folder")
     add("--onnx", default="", metavar="FILE", help="ONNX file to write (needs the extra: pip install 'lfs[export]')")
-    add("--to", default="", metavar="DIR", help=f"folder to write: {MODEL} and {WEIGHTS}")
+    add("--to", default="", metavar="DIR", help=f"folder to write: {MODEL} and its weights")
     add("--lmdb", default="", metavar="LMDB", help="pictures to compare on, besides random ones")
     add("--overwrite", action="store_true", help="replace files that are there")
 
@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
         require_packages()
     if options.to:
         require(not folder.exists() or folder.is_dir(), "--to must name a folder", options.to)
-        refuse_existing([folder / MODEL, folder / WEIGHTS], options.overwrite)
+        refuse_existing([folder / MODEL], options.overwrite)
     found = one_model(options.model)
     model = found.load()
     if options.to:

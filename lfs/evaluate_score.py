@@ -142,7 +142,9 @@ def scored(evaluation: Evaluation, models: Sequence[ModelFile]) -> list[ModelRes
     """One result for each model; or that of embeddings without one."""
     if not models:
         return [evaluation.of_embeddings()]
-    return [evaluation.of_model(model) for model in models]
+    with evaluation.workers.ready(evaluation.options) as (workers, options):
+        ready = replace(evaluation, workers=workers, options=options)
+        return [ready.of_model(model) for model in models]
 
 
 def renamed(results: Sequence[ModelResult], names: str) -> list[ModelResult]:

@@ -95,11 +95,10 @@ class Evaluation:
                 if self._file(picture_set) is None:
                     law = f"set {picture_set.name} has no embeddings, and there is no model to make them"
                     raise UserError(f"{law}: name a model, or --embeddings {picture_set.name}=FILE")
-        for name in ("dim", "sha256"):
-            known = {file.path: file.dim if name == "dim" else file.made_by.get("sha256") for file in files}
-            if len({value for value in known.values() if value}) > 1:
-                what = "length" if name == "dim" else "model"
-                said = ", ".join(f"{path} {str(value)[:12]}" for path, value in known.items())
+        for name, what in (("dim", "length"), ("sha256", "model"), ("flip", "kind, with flip averaging or without")):
+            known = {file.path: {"dim": file.dim, **file.made_by}.get(name) for file in files}
+            if len({str(value) for value in known.values() if value is not None}) > 1:
+                said = ", ".join(f"{path} {name}={str(value)[:12]}" for path, value in known.items())
                 raise UserError(f"--embeddings must all be of one {what}, got {said}")
         facts = {"embedding_dim": files[0].dim, "made_by": files[0].made_by}
         return self._through(files[0].path.stem, str(files[0].path), facts, None)
@@ -166,12 +165,18 @@ class Evaluation:
         progress = self.view.progress(f"{made.label} on {one.name}")
         bad: list[tuple[int, str]] = []
         done = 0
-        for result in self.workers.embed(model, range(-(-len(keys) // ROWS)), shard, self.options):
-            first = result.number * ROWS
-            place.put(np.arange(first, first + len(result.embeddings)), result.embeddings)
-            bad += [(first + row, reason) for row, reason in result.bad]
-            done += len(result.embeddings)
-            progress(done, len(keys))
+        try:
+            for result in self.workers.embed(model, range(-(-len(keys) // ROWS)), shard, self.options):
+                first = result.number * ROWS
+                place.put(np.arange(first, first + len(result.embeddings)), result.embeddings)
+                bad += [(first + row, reason) for row, reason in result.bad]
+                done += len(result.embeddings)
+                progress(done, len(keys))
+        except UserError as error:
+            if not done:
+                raise
+            hint = f"{done:,} pictures were embedded in vain: `lfs.evaluate embed --protocols {one.name}` goes on later"
+            raise UserError(f"{error}; {hint}") from None
         if bad:
             bad.sort()
             place.skip(np.array([row for row, _ in bad]))

@@ -2,8 +2,8 @@
 
 A folder of its own is the smallest thing that says what it is:
 
-    MODEL/model.yaml           format, network, how pixels become its input, where it came from, SHA-256 of the weights
-    MODEL/model.safetensors    the backbone's state, float32 and int64, by the names of `trainers.backbones`
+    MODEL/model.yaml                format, network, how pixels become its input, where it came from, its weights
+    MODEL/model-SHA256.safetensors  the backbone's state, float32 and int64, by the names of `trainers.backbones`
 """
 
 import hashlib
@@ -31,7 +31,7 @@ from trainers.embedder import BackboneModel, Network, backbone_weights
 from trainers.untrusted import read_file
 from trainers.whole_file import write_bytes, writing
 
-MODEL, WEIGHTS = "model.yaml", "model.safetensors"
+MODEL, WEIGHTS = "model.yaml", "model-{}.safetensors"
 FORMAT = 1
 INPUT = {"layout": "NCHW", "channels": "BGR", "mean": 127.5, "scale": 128.0}
 """Pixels x become (x - mean) / scale; every model of this project has been trained so."""
@@ -169,20 +169,23 @@ class Description(pydantic.BaseModel, extra="forbid"):
 
 
 def save_model(folder: Path, model: BackboneModel, origin: dict[str, Any]) -> None:
-    """Write a folder with the model alone; model.yaml last, so that a folder that has one is whole.
+    """Write a folder with the model alone. A folder that has one is that one until model.yaml changes, at one blow.
 
     Raises:
         UserError: it cannot be written.
     """
     data = to_bytes(model.weights, {})
+    digest = hashlib.sha256(data).hexdigest()
+    weights = WEIGHTS.format(digest)
     values = Description(
-        format=FORMAT, network=model.network, input=INPUT, weights=WEIGHTS,
-        sha256=hashlib.sha256(data).hexdigest(), origin=origin,
-    )  # fmt: skip
-    with writing(folder):
-        (folder / MODEL).unlink(missing_ok=True)
-    write_bytes(folder / WEIGHTS, data)
+        format=FORMAT, network=model.network, input=INPUT, weights=weights, sha256=digest, origin=origin
+    )
+    write_bytes(folder / weights, data)
     write_bytes(folder / MODEL, yaml.safe_dump(values.model_dump(), sort_keys=False).encode())
+    with writing(folder):
+        for old in folder.glob(WEIGHTS.format("[0-9a-f]" * 64)):
+            if old.name != weights:
+                old.unlink()
 
 
 def model_of_folder(folder: Path) -> ModelFile:

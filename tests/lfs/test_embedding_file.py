@@ -10,6 +10,7 @@ import pyarrow.parquet
 import pytest
 
 from lfs.embedding_file import open_embeddings
+from lfs.embedding_room import FileRows
 from search_space.errors import UserError
 from tests.lfs.evaluation_files import by_key
 
@@ -61,7 +62,7 @@ def test_keys_must_fit_and_numbers_be_finite(tmp_path: Path) -> None:
     (tmp_path / "e.keys.txt").write_text("a 0\nb 0\na 1\n")
     with pytest.raises(UserError, match="expected each key once, got 'a' twice"):
         by_key(open_embeddings(tmp_path / "e.npy"), ["a"])
-    with pytest.raises(UserError, match="must be finite, got key 'b'"):
+    with pytest.raises(UserError, match="must be finite, in float32, got key 'b'"):
         by_key(open_embeddings(tmp_path / "e.npy"), ["b"])
     (tmp_path / "e.model.json").write_text("{")
     with pytest.raises(UserError, match="expected the description of a model"):
@@ -85,6 +86,41 @@ def test_parquet_lists_of_any_float(kind: pa.DataType, tmp_path: Path) -> None:
     assert (len(file), file.dim) == (3, 2)
     np.testing.assert_array_equal(by_key(open_embeddings(tmp_path / "e.parquet"), ["c", "a"]), [[5, 6], [1, 2]])
     assert [part.tolist() for part in file.chunks(2)] == [[[1, 2], [3, 4]], [[5, 6]]]
+
+
+@pytest.mark.parametrize("text", [pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())], ids=str)
+@pytest.mark.parametrize("kind", [pa.large_list(pa.float32()), pa.list_view(pa.float64())], ids=str)
+def test_texts_and_lists_as_other_programs_write_them(text: pa.DataType, kind: pa.DataType, tmp_path: Path) -> None:
+    rows = pa.array([[1, 2], [3, 4], [5, 6]], kind)
+    file = open_embeddings(write(tmp_path / "e.parquet", key=KEYS.cast(text), embedding=rows))
+    assert (list(file.names()), file.dim) == (["a", "b", "c"], 2)
+    np.testing.assert_array_equal(by_key(file, ["c", "a"]), [[5, 6], [1, 2]])
+    assert [part.tolist() for part in file.chunks(2)] == [[[1, 2], [3, 4]], [[5, 6]]]
+
+
+@pytest.mark.parametrize("group", [2**10, 2**17], ids=["many row groups", "one row group"])
+def test_a_parquet_file_is_never_held(group: int, tmp_path: Path) -> None:
+    path, size = tmp_path / "e.parquet", 32 * 2**20
+    rows = pa.FixedSizeListArray.from_arrays(pa.array(np.random.default_rng(0).random(size // 4, np.float32)), 64)
+    table = pa.table({"key": [str(number) for number in range(2**17)], "embedding": rows})
+    pyarrow.parquet.write_table(table, path, group, use_dictionary=False, compression="none")
+    del rows, table
+    before = pa.total_allocated_bytes()
+    held = [pa.total_allocated_bytes() - before for _ in open_embeddings(path).chunks(2**10)]
+    assert len(held) == 2**7
+    assert 0 < max(held) < size / 4
+
+
+@pytest.mark.filterwarnings("error")
+def test_numbers_beyond_float32_are_not_finite(tmp_path: Path) -> None:
+    np.save(tmp_path / "e.npy", np.array([[1, 2], [1e300, 4]]))
+    (tmp_path / "e.keys.txt").write_text("a\nb\n")
+    file = open_embeddings(tmp_path / "e.npy")
+    assert by_key(file, ["a"]).tolist() == [[1, 2]]
+    with pytest.raises(UserError, match="must be finite, in float32, got key 'b'"):
+        by_key(file, ["b"])
+    with pytest.raises(UserError, match="must be finite, in float32, got row 1"):
+        list(FileRows(file).chunks(1))
 
 
 def test_bad_parquet_files(tmp_path: Path) -> None:

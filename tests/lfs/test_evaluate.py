@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from lfs import evaluate
+from lfs import evaluate, evaluation, model_file
 from lfs.commands import FAILED, OK, run_command
 from lfs.evaluation import ModelResult
 from lfs.evaluation_sets import PUBLIC, chosen_sets, given_set, recipe_sets
@@ -16,6 +16,7 @@ from lfs.evaluation_table import EvaluationTable, Number
 from lfs.model_file import find_models, save_model
 from tests.lfs.evaluation_files import make_evaluation, small_model, spoil
 from trainers.protocol import Measure, ProtocolResult
+from trainers.whole_file import write_bytes
 
 
 @pytest.fixture
@@ -81,7 +82,7 @@ def test_the_action_may_be_named_or_left_out_and_flags_may_come_first(folder: Pa
     ("arguments", "line"),
     [
         (["m1", "--protocol", "x", "--jsn", "r"], "did you mean --json?"), ([], "ACTION"),
-        (["embed", "m1", "--lmdb", "x"], "required: --list, --out"),
+        (["embed", "m1", "--lmdb", "x"], "required: --out"),
     ],
 )  # fmt: skip
 def test_wrong_flags_are_usage_errors(arguments: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -166,7 +167,7 @@ def test_bad_input_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str])
 
 def test_a_damaged_model_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     described = Path("m1/model.yaml").read_text()
-    weights = Path("m1/model.safetensors").read_bytes()
+    [weights] = Path("m1").glob("*.safetensors")
     for change, line in {
         "format: 1->format: 9": "format 9; this version reads format 1",
         "BGR->RGB": "input must be",
@@ -181,9 +182,9 @@ def test_a_damaged_model_is_refused(folder: Path, capsys: pytest.CaptureFixture[
         Path("m1/model.yaml").write_text(described.replace(old, new))
         assert line in refused(capsys, "m1", *SCORE), change
     Path("m1/model.yaml").write_text(described)
-    Path("m1/model.safetensors").write_bytes(weights[:-4])
+    weights.write_bytes(weights.read_bytes()[:-4])
     assert "damaged" in refused(capsys, "m1", *SCORE)
-    Path("m1/model.safetensors").unlink()
+    weights.unlink()
     assert "cannot be read" in refused(capsys, "m1", *SCORE)
 
 
@@ -193,6 +194,36 @@ def test_a_model_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     [found] = find_models(str(tmp_path / "m"))
     assert (found.label, found.network, found.origin) == ("m", model.network, {"run": "x", "generation": 2})
     assert found.load().digest == model.digest
+
+
+def test_a_model_is_replaced_at_one_blow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, old, new = tmp_path / "m", small_model(1), small_model(2)
+    save_model(folder, old, {})
+
+    def killed(path: Path, data: bytes) -> None:
+        if path.name == "model.yaml":
+            raise KeyboardInterrupt
+        write_bytes(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model_file, "write_bytes", killed)
+        with pytest.raises(KeyboardInterrupt):
+            save_model(folder, new, {})
+    assert find_models(str(folder))[0].load().digest == old.digest
+    save_model(folder, new, {})
+    assert find_models(str(folder))[0].load().digest == new.digest
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_what_was_embedded_in_vain_is_said(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(evaluation, "ROWS", 16)
+    key = list(dict.fromkeys(Path("pairs.txt").read_text().split()))[-1]
+    spoil(folder, key)
+    line = refused(capsys, "m1", "--set", "faces=spoiled.lmdb,pairs.txt")
+    assert f"key {key!r}: expected a JPEG" in line
+    assert line.endswith("were embedded in vain: `lfs.evaluate embed --protocols faces` goes on later")
 
 
 def test_seeds_of_one_method_share_a_row() -> None:
@@ -258,6 +289,7 @@ def test_embeddings_stand_in_for_a_model(folder: Path, capsys: pytest.CaptureFix
     for name in ("e.npy", "e.parquet"):
         made = ("embed", "m1", "--lmdb", "train.lmdb", "--list", "train.txt", "--out", name)
         assert run_command(evaluate.main, made) == OK
+    assert run_command(evaluate.main, (*made[:-1], "plain.npy", "--no-flip")) == OK
     assert run_command(evaluate.main, ("m1", *SCORE, "--json", "m.json")) == OK
     expected = json.loads(Path("m.json").read_text())["models"][0]["sets"]["faces"]["measures"]
     for name in ("e.npy", "faces=e.parquet"):
@@ -278,6 +310,7 @@ def test_embeddings_stand_in_for_a_model(folder: Path, capsys: pytest.CaptureFix
         (*SCORE, "--embeddings", "face=e.npy"): "--embeddings: no set 'face' is evaluated; there are faces",
         (*SCORE, "--embeddings", "e.npy", "--embeddings", "e.npy"): "must name one file for each set",
         (*SCORE, "--embeddings", "e.npy", "--embeddings", "faces=wide.npy"): "must all be of one length",
+        (*SCORE, "--embeddings", "e.npy", "--embeddings", "faces=plain.npy"): "e.npy flip=True, plain.npy flip=False",
         (*SCORE, "--set", "b=pairs.lmdb,pairs.txt", "--embeddings", "faces=e.npy"): "set b has no embeddings",
         (*SCORE, "--embeddings", "pairs.txt"): "expected embeddings in a .npy or .parquet file, got '.txt'",
     }

@@ -2,6 +2,8 @@
 
 import json
 import multiprocessing
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet
 import pytest
+import yaml
 from filelock import FileLock
 
 from lfs import embed_workers, evaluate
@@ -153,8 +156,10 @@ def test_bad_pictures_are_named_or_left_out_and_listed(folder: Path, capsys: pyt
     assert embed("whole.npy") == OK
     for name in ("bad.npy", "bad.parquet"):
         assert embed(name, *arguments, "--skip-bad") == OK
-        assert "2 pictures do not decode and are left out; they are listed in bad.bad.txt" in capsys.readouterr().err
-        assert [line.split()[0] for line in Path("bad.bad.txt").read_text().splitlines()] == ["0/2", "9/5"]
+        assert (
+            f"2 pictures do not decode and are left out; they are listed in {name}.bad.txt" in capsys.readouterr().err
+        )
+        assert [line.split()[0] for line in Path(f"{name}.bad.txt").read_text().splitlines()] == ["0/2", "9/5"]
         file = open_embeddings(name)
         assert len(file) == NUM_PICTURES - 2
         kept = [row for row in range(NUM_PICTURES) if row not in (2, 59)]
@@ -208,5 +213,171 @@ def test_overwriting_leaves_nothing_of_the_old(folder: Path) -> None:
     spoil(folder, "0/2")
     assert embed("x.npy", "--lmdb", "spoiled.lmdb", "--skip-bad") == OK
     assert embed("x.npy", "--overwrite") == OK
-    assert not Path("x.bad.txt").exists()
+    assert not Path("x.npy.bad.txt").exists()
     assert len(open_embeddings("x.npy")) == NUM_PICTURES
+
+
+def contents() -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in Path().glob("x.*") if path.is_file()}
+
+
+def test_no_file_of_another_is_replaced(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("x.npy", "x.keys.txt", "x.model.json", "x.npy.bad.txt"):
+        Path(name).write_text("mine")
+        assert f"{name} is there already" in refused(capsys, "x.npy")
+        assert contents() == {name: b"mine"}
+        Path(name).unlink()
+    Path("x.npy.bad.txt").mkdir()
+    assert "x.npy.bad.txt: expected the name of a file to write" in refused(capsys, "x.npy", "--overwrite")
+    assert not Path("x.npy.shards").exists()
+    Path("x.npy.bad.txt").rmdir()
+    spoil(folder, "0/2")
+    assert embed("x.npy", "--lmdb", "spoiled.lmdb", "--skip-bad") == OK
+    before = contents()
+    assert embed("x.parquet") == OK
+    assert contents().items() > before.items()
+
+
+@pytest.mark.parametrize("kind", ["npy", "parquet"])
+def test_what_was_there_stays_until_the_new_is_complete(
+    kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert embed(f"x.{kind}") == OK
+    before = contents()
+
+    def dying(_: ShardStore) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ShardStore, "_parts", dying)
+        assert embed(f"x.{kind}", "--no-flip", "--overwrite") == FAILED
+    assert contents() == before
+    assert embed(f"x.{kind}", "--no-flip", "--overwrite") == OK
+    assert open_embeddings(f"x.{kind}").made_by["flip"] is False
+
+
+@pytest.mark.parametrize("moves", [0, 1, 2, 3])
+def test_a_kill_while_files_are_brought_to_their_places(
+    moves: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert embed("x.npy") == OK
+    whole = contents()
+    for path in whole:
+        Path(path).unlink()
+    real, left = os.replace, [moves]
+
+    def replace(source: Path, to: Path) -> None:
+        if source.parent.name == "whole":
+            if not left[0]:
+                raise KeyboardInterrupt
+            left[0] -= 1
+        real(source, to)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", replace)
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)  # the last thing of all
+        assert embed("x.npy") == (FAILED if moves < 3 else OK)
+    assert Path("x.npy").exists() == (moves == 3)
+    done = stop_after(0, monkeypatch)
+    assert embed("x.npy") == OK
+    assert (contents(), done) == (whole, [])
+    assert not Path("x.npy.shards").exists()
+
+
+def test_nothing_of_a_killed_process_stays(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(_: int) -> None:
+        if list(Path().rglob(".x.npy.*.partial")):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", killed)
+        patch.setattr(Path, "unlink", lambda *_, **__: None)  # who is killed cleans nothing up
+        assert embed("x.npy") == FAILED
+    assert list(Path().rglob(".x.npy.*.partial"))
+    assert embed("x.npy") == OK
+    assert not list(Path().rglob("*.partial"))
+
+
+def test_going_on_heeds_what_is_asked_for(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoil(folder, "0/2")
+
+    def dying(_: ShardStore) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ShardStore, "put_together", dying)
+        assert embed("x.npy", "--lmdb", "spoiled.lmdb", "--skip-bad") == FAILED
+    assert "key '0/2': expected a JPEG" in refused(capsys, "x.npy", "--lmdb", "spoiled.lmdb")
+    file = Path("x.npy.shards/settings.json")
+    cpu = file.read_text()
+    assert '"device": "cpu"' in cpu
+    file.write_text(cpu.replace('"cpu"', '"cuda"'))
+    assert "other settings (made_by.device)" in refused(capsys, "x.npy", "--lmdb", "spoiled.lmdb", "--skip-bad")
+    file.write_text(cpu)
+    done = stop_after(0, monkeypatch)
+    spelled = ("embed", str(folder / "m1"), *COMMAND[2:], "--lmdb", "spoiled.lmdb", "--skip-bad", "--out", "x.npy")
+    assert run_command(evaluate.main, spelled) == OK
+    assert done == []
+
+
+@pytest.mark.parametrize(
+    ("gpus", "device", "of_cluster", "found"),
+    [
+        (None, None, 0, (0, "cpu")), (None, None, 4, (1, "cuda")), (None, "cpu", 4, (0, "cpu")),
+        (None, "cuda", 0, (1, "cuda")), (0.0, None, 4, (0, "cpu")), (0.5, None, 4, (0.5, "cuda")),
+    ],
+)  # fmt: skip
+def test_tasks_take_a_gpu_where_there_is_any(
+    gpus: float | None, device: str | None, of_cluster: float, found: tuple[float, str]
+) -> None:
+    assert embed_workers.task_device(gpus, device, of_cluster) == found
+
+
+def test_pictures_none_of_which_decodes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spoil(folder, "0/2", "9/5")
+    Path("two.txt").write_text("0/2\n9/5\n")
+    line = refused(capsys, "x.npy", "--lmdb", "spoiled.lmdb", "--list", "two.txt", "--skip-bad")
+    assert "spoiled.lmdb: expected pictures, got 2 none of which decodes: " in line
+    assert not contents()
+
+
+def test_lists_without_labels(folder: Path) -> None:
+    keys, _ = read_list("train.txt")
+    Path("keys.txt").write_text("".join(f"{key}\n" for key in keys))
+    for name in ("x.npy", "x.parquet"):
+        assert embed(name, "--list", "keys.txt") == OK
+        assert list(open_embeddings(name).names()) == list(keys)
+    assert Path("x.keys.txt").read_text() == Path("keys.txt").read_text()
+    assert pyarrow.parquet.read_table("x.parquet").column_names == ["key", "embedding"]
+
+
+def test_pictures_of_named_sets(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gallery = {"protocol": "megaface", "lmdb": "train.lmdb", "probes": "probes.txt", "distractors": "d.txt"}
+    templates = {"protocol": "ijbc", "lmdb": "train.lmdb", "templates": "t.txt", "pairs": "p.txt"}
+    sets = yaml.safe_load(Path("sets.yaml").read_text())
+    texts = {"d": "9/1\n", "t": "0/1 1 0\n0/0 2 1\n0/1 3 0\n", "p": "1 2 1\n1 3 0\n", "probes": "0/1 0\n0/0 0\n"}
+    for name, text in texts.items():
+        Path(f"{name}.txt").write_text(text)
+    Path("sets.yaml").write_text(yaml.safe_dump(sets | {"mf": gallery, "t": templates}))
+
+    def command(name: str, *more: str) -> tuple[str, ...]:
+        return "embed", "m1", "--protocols", name, "--sets", "sets.yaml", "--overwrite", *(more or ("--out", "x.npy"))
+
+    for name, keys in (("mf/distractors", ["9/1"]), ("mf/probes", ["0/1", "0/0"]), ("t", ["0/1", "0/0"])):
+        assert run_command(evaluate.main, command(name)) == OK
+        assert list(open_embeddings("x.npy").names()) == keys
+    assert run_command(evaluate.main, command("mine", "--set", "mine=pairs.lmdb,pairs.txt", "--out", "x.npy")) == OK
+    scored = ("--embeddings", "x.npy", "--protocols", "faces", "--sets", "sets.yaml")
+    assert run_command(evaluate.main, scored) == OK
+    for arguments, line in {
+        command("mf"): "--protocols must name one of mf/probes, mf/distractors, got 'mf'",
+        command("mf/people"): "--protocols must name one of mf/probes, mf/distractors, got 'mf/people'",
+        command("face"): "no set 'face'; did you mean 'faces'?",
+        (*command("faces"), "--list", "train.txt"): "--protocols must be given without --lmdb and --list",
+        ("embed", "m1", "--lmdb", "train.lmdb", "--out", "x.npy", "--overwrite"): "--lmdb and --list, or --protocols",
+    }.items():
+        capsys.readouterr()
+        assert run_command(evaluate.main, arguments) == FAILED
+        assert line in capsys.readouterr().err

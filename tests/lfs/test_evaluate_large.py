@@ -1,6 +1,8 @@
 """MegaFace, Trillion-Pairs and IJB from end to end, against slow loops on the same embeddings."""
 
+import io
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -274,7 +276,9 @@ def test_embeddings_that_cannot_be_used_are_one_line(folder: Path, capsys: pytes
     Path("nan.keys.txt").write_text(Path("others.txt").read_text())
     embed()
     flags = ("--protocols", "mf", "--embeddings", "all.npy", "--embeddings")
-    assert "nan.npy: embeddings must be finite, got row 0" in refused(capsys, *flags, "mf/distractors=nan.npy")
+    assert "nan.npy: embeddings must be finite, in float32, got row 0" in refused(
+        capsys, *flags, "mf/distractors=nan.npy"
+    )
     line = refused(capsys, *flags, "mf/distractor=nan.npy")
     assert line.endswith("--embeddings: no set 'mf/distractor' is evaluated; there are mf/distractors, mf/probes")
     assert "must be NAME=LMDB,PAIRS" in refused(capsys, "m1", "--set", "x=a,b,c,d")
@@ -286,6 +290,16 @@ def test_a_file_that_is_cut_short_meanwhile_is_refused(folder: Path) -> None:
     Path("all.npy").write_bytes(Path("all.npy").read_bytes()[:-40])
     with pytest.raises(UserError, match="it has been cut short"):
         list(file.chunks(7))
+
+
+class Slow(io.FileIO):
+    """Every call transfers less than it could."""
+
+    def write(self, data: Any) -> int:
+        return super().write(memoryview(data)[:1000])
+
+    def readinto(self, data: Any) -> int:
+        return super().readinto(memoryview(data)[:1000])
 
 
 def test_room_in_memory_and_in_a_file_hold_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,6 +320,19 @@ def test_room_in_memory_and_in_a_file_hold_the_same(monkeypatch: pytest.MonkeyPa
     assert found[0][0] == found[1][0] == [row not in (3, 7) for row in range(50)]
     np.testing.assert_array_equal(np.delete(found[0][1], [3, 7], 0), np.delete(values, [3, 7], 0))
     assert np.isnan(found[0][1][[3, 7]]).all()
+
+
+def test_a_file_that_takes_and_gives_a_part_at_a_time_holds_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedding_room, "HELD_BYTES", 1)
+    values = np.random.default_rng(0).normal(size=(5000, 3)).astype(np.float32)
+    with room(5000, 3) as made:
+        assert isinstance(made, StoredRoom)
+        made._file = io.BufferedRandom(Slow(os.dup(made._file.fileno()), "r+b"))
+        made.put(np.arange(5000), values)
+        np.testing.assert_array_equal(np.concatenate([part.copy() for part in made.chunks(4000)]), values)
+        os.truncate(made._file.fileno(), 59_000)
+        with pytest.raises(UserError, match="has been cut short"):
+            list(made.chunks(4000))
 
 
 def test_no_space_for_the_temporary_file_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

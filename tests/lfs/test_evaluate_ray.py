@@ -2,9 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from lfs import embed_workers, evaluate
+from lfs.commands import OK
+from lfs.commands import run_command as run_main
 from tests.lfs.conftest import Command, free_address, start_ray
 from tests.lfs.evaluation_files import make_evaluation
 
@@ -42,6 +46,21 @@ def test_a_killed_driver_goes_on_in_a_joined_cluster(run_command: Start, tmp_pat
     second = run_command("lfs.evaluate", *arguments(tmp_path, "x.npy", "--address", address))
     assert second.wait() == 0, second.err.read_text()
     assert (tmp_path / "x.npy").read_bytes() == (tmp_path / "alone.npy").read_bytes()
+
+
+def test_ray_starts_once_for_all_models_and_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_evaluation(tmp_path)
+    real, starts = embed_workers._cluster, []
+
+    def counted(address: str) -> Any:
+        starts.append(address)
+        return real(address)
+
+    monkeypatch.setattr(embed_workers, "_cluster", counted)
+    monkeypatch.chdir(tmp_path)
+    command = ("m1", "m2", "--set", "a=pairs.lmdb,pairs.txt", "--set", "b=pairs.lmdb,pairs.txt", "--num-workers", "1")
+    assert run_main(evaluate.main, command) == OK
+    assert len(starts) == 1
 
 
 def test_a_bad_picture_in_a_task_is_one_line(run_command: Start, tmp_path: Path) -> None:

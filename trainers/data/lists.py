@@ -10,7 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from search_space.errors import UserError
-from trainers.data.text_fields import parse_numbers, read_fields, read_text, refuse_empty, refuse_line, split_fields
+from trainers.data.text_fields import (
+    Fields,
+    parse_numbers,
+    read_fields,
+    read_text,
+    refuse_empty,
+    refuse_line,
+    split_fields,
+)
 
 Integers = npt.NDArray[np.int64]
 
@@ -101,13 +109,32 @@ def read_keys(path: str | Path) -> Keys:
     Raises:
         UserError: neither one nor two fields in a line, an empty file.
     """
-    text = read_text(Path(path))
-    num_fields = len((text.lstrip()[:10_000].splitlines() or [b""])[0].split())
-    law = "`lmdb_key` or `lmdb_key label`"
-    fields = split_fields(Path(path), text, 2 if num_fields == 2 else 1, law)
-    if not len(fields.lines):
-        refuse_empty(Path(path), law)
+    fields = _key_fields(Path(path))
     return Keys(fields.text, fields.starts[:, 0], fields.ends[:, 0])
+
+
+def read_keys_and_labels(path: str | Path) -> tuple[Keys, Integers | None]:
+    """`read_keys`, and the labels [n] int64, which need not be without gaps; None where lines have none.
+
+    Raises:
+        UserError: a label that is no integer >= 0, too.
+    """
+    fields = _key_fields(Path(path))
+    labelled = fields.starts.shape[1] == 2
+    labels = parse_numbers(Path(path), fields, 1, f"{KEYS_LAW} with an integer label >= 0") if labelled else None
+    return Keys(fields.text, fields.starts[:, 0], fields.ends[:, 0]), labels
+
+
+KEYS_LAW = "`lmdb_key` or `lmdb_key label`"
+
+
+def _key_fields(path: Path) -> Fields:
+    text = read_text(path)
+    num_fields = len((text.lstrip()[:10_000].splitlines() or [b""])[0].split())
+    fields = split_fields(path, text, 2 if num_fields == 2 else 1, KEYS_LAW)
+    if not len(fields.lines):
+        refuse_empty(path, KEYS_LAW)
+    return fields
 
 
 @dataclass(frozen=True)
