@@ -2,11 +2,12 @@
 
     python -m benchmarks.identification [--probes 3530] [--distractors 1000000] [--dim 512] [--folder FOLDER]
                                         [--rounds 3] [--form megaface | trillion | comparisons] [--threads N]
-                                        [--cpu-time] [--output FOLDER]
+                                        [--noise 1 4] [--cpu-time] [--output FOLDER]
 
 Embeddings are made once, in `FOLDER/distractors.npy` (4 bytes x distractors x dim; 2.05 GB by default), and read from
 there. Probes are pictures of 80 people, as those of the challenge; how alike two pictures of one person are is set by
-`--noise`.
+`--noise`, each of which is measured: with 1 every mate is found first, with 4 mates are hard to tell from distractors,
+so more comparisons must be made exactly.
 
 Time: in one process, in turns: the bare product of the probes with the mapped file in chunks (`product`), the same with
 one chunk that is in memory over and over, so without reading (`in memory`), and the whole protocol from the same file.
@@ -132,7 +133,8 @@ def compare(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def measured_in_child(arguments: argparse.Namespace) -> dict[str, Any]:
     """What the protocol gives in a process of its own, and the peak of its memory."""
-    sizes = [f"--{name}={getattr(arguments, name)}" for name in ("probes", "distractors", "dim", "noise", "form")]
+    names = ["probes", "distractors", "dim", "noise", "form", *(["threads"] if arguments.threads else [])]
+    sizes = [f"--{name}={getattr(arguments, name)}" for name in names]
     command = [sys.executable, "-m", "benchmarks.identification", "--child", f"--folder={arguments.folder}", *sizes]
     answer: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     return answer
@@ -152,7 +154,9 @@ def main() -> None:
     parser.add_argument("--probes", type=int, default=3530)
     parser.add_argument("--distractors", type=int, default=10**6)
     parser.add_argument("--dim", type=int, default=512)
-    parser.add_argument("--noise", type=float, default=1.0, help="of a picture, in lengths of its person's direction")
+    parser.add_argument(
+        "--noise", type=float, nargs="+", default=[1.0, 4.0], help="of a picture, in lengths of its person's direction"
+    )
     parser.add_argument("--form", choices=("megaface", "trillion", "comparisons"), default="megaface")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, help="of PyTorch (default: as many as it takes)")
@@ -163,15 +167,22 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
+    cases = [argparse.Namespace(**{**vars(arguments), "noise": noise}) for noise in arguments.noise]
     if arguments.child:
-        child(arguments)
+        child(cases[0])
         return
     with tempfile.TemporaryDirectory() as temporary:
-        arguments.folder = arguments.folder or Path(temporary)
-        arguments.folder.mkdir(parents=True, exist_ok=True)
-        make_distractors(arguments.folder / "distractors.npy", arguments.distractors, arguments.dim)
-        alone = measured_in_child(arguments)
-        times = compare(arguments)
+        for case in cases:
+            case.folder = arguments.folder or Path(temporary)
+            case.folder.mkdir(parents=True, exist_ok=True)
+            make_distractors(case.folder / "distractors.npy", case.distractors, case.dim)
+            measure(case)
+
+
+def measure(arguments: argparse.Namespace) -> None:
+    """Time and memory with one noise, printed and written."""
+    alone = measured_in_child(arguments)
+    times = compare(arguments)
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     threads = torch.get_num_threads()
     clock = "CPU time" if arguments.cpu_time else "wall time"
@@ -180,10 +191,11 @@ def main() -> None:
     print(f"{machine}\n{size}, product in chunks of {times['chunk']}")
     for name in ("ratio_to_product", "ratio_to_in_memory"):
         print(f"{name}: {times[name]['median']:.3f} ({times[name]['lowest']:.3f} to {times[name]['highest']:.3f})")
-    print(f"peak memory: {alone['peak_bytes'] / MIB:,.0f} MiB")
+    print(f"peak memory: {alone['peak_bytes'] / MIB:,.0f} MiB", flush=True)
     if arguments.output:
         arguments.output.mkdir(parents=True, exist_ok=True)
-        name = f"{today}-{arguments.form}-{arguments.probes}x{arguments.distractors}x{arguments.dim}.json"
+        shape = f"{arguments.probes}x{arguments.distractors}x{arguments.dim}"
+        name = f"{today}-{arguments.form}-{shape}-noise{arguments.noise:g}.json"
         result = {"machine": machine, **size, **times, "alone": alone}
         (arguments.output / name).write_text(json.dumps(result, indent=1) + "\n")
 

@@ -55,6 +55,8 @@ def add_parser(actions: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Export, compare, write."""
     require(bool(options.onnx or options.to), "--onnx or --to must say what to write", "neither")
+    law = "--lmdb has pictures to compare an ONNX file on, which needs --onnx"
+    require(bool(options.onnx) or not options.lmdb, law, "--to alone")
     view = View()
     onnx, folder = Path(options.onnx).expanduser(), Path(options.to).expanduser()
     if options.onnx:
@@ -87,9 +89,10 @@ def described(found: ModelFile, model: BackboneModel) -> dict[str, str]:
     """The metadata of an ONNX file."""
     network = model.network
     facts = {
+        **found.origin,
         "backbone": network.backbone, "embedding_dim": network.embedding_dim, "input_size": network.input_size,
         "input": "NCHW float32, BGR, (x - 127.5) / 128", "output": "embedding, not normalised", "source": found.source,
-        "sha256": model.digest, **found.origin,
+        "sha256": model.digest,
     }  # fmt: skip
     return {f"lfs.{name}": str(value) for name, value in facts.items()}
 

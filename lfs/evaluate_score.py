@@ -15,7 +15,7 @@ Examples:
         (may have probe_noise, distractor_noise: one key per line; counts: [1000, 1000000])
     NAME: {protocol: trillion_pairs, ...}                          the same without counts
     NAME: {protocol: ijbc, lmdb: faces.lmdb, templates: t.txt, pairs: p.txt}
-        (`key template medium` and `template1 template2 1|0` per line)
+        (`key template medium` and `template1 template2 1|0` per line; unit_pictures: false weighs pictures by length)
 Paths start at --data.root. configs/sets/public.yaml has the public sets.
 """
 
@@ -23,6 +23,7 @@ import argparse
 import json
 import math
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -36,11 +37,12 @@ from lfs.evaluation_sets import PUBLIC, ROOT_VARIABLE, NamedSet, chosen_sets, da
 from lfs.evaluation_table import EvaluationTable
 from lfs.model_file import ModelFile, find_models
 from lfs.outputs import refuse_existing
-from lfs.overlap import identities, identities_of_keys, overlap_line, people_of
-from lfs.terminal import printable, spreadsheet_safe
+from lfs.overlap import both_sides_line, identities, identities_of_keys, overlap_line, people_of
+from lfs.terminal import SafeConsole, printable, spreadsheet_safe
 from lfs.view import View
 from search_space.errors import require
-from trainers.verification.roc_curve import roc_curve
+from trainers.gallery_protocols import GalleryProtocol
+from trainers.protocol import EvaluationProtocol
 from trainers.whole_file import write_bytes
 
 
@@ -79,24 +81,27 @@ def add_parser(actions: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Score, print, write."""
-    view = View()
     root = data_root(options.root)
     sets = sets_of(options, root)
     require(bool(options.models or options.embeddings), "a MODEL or --embeddings must be given", "neither")
-    outputs = outputs_of(options, [one.name for one in sets])
-    refuse_existing(outputs, options.overwrite)
+    protocols = [one.protocol() for one in sets]
+    refuse_existing(outputs_of(options, protocols), options.overwrite)
+    view = View(SafeConsole(stderr=True, soft_wrap=True) if "-" in outputs_given(options) else None)
     evaluation = Evaluation(
-        protocols=[one.protocol() for one in sets],
+        protocols=protocols,
         embeddings=embeddings_of(options.embeddings, [one.name for one in sets]),
         options=embed_options(options),
         workers=workers_of(options),
         view=view,
     )
     models = models_of(options.models, len(evaluation.embeddings))
+    names = names_of(options.names, [model.label for model in models] or [evaluation.label])
+    if options.roc:
+        warn_of_curves(view, protocols, len(models))
     evaluation.check()
     warn_of_overlaps(view, options.train_list, sets, evaluation, models)
-    results = scored(evaluation, models)
-    table = EvaluationTable(results=renamed(results, options.names), titles={one.name: one.title for one in sets})
+    results = [replace(result, label=names[result.label]) for result in scored(evaluation, models)]
+    table = EvaluationTable(results=results, titles={one.name: one.title for one in sets})
     report(table, options, view)
     return OK
 
@@ -110,12 +115,18 @@ def sets_of(options: argparse.Namespace, root: Path) -> list[NamedSet]:
 
 
 def models_of(texts: Sequence[str], num_embeddings: int) -> list[ModelFile]:
-    """The models, each of which can be loaded.
+    """The models, each of which can be loaded; no two arguments' have one label, which would make them one row.
 
     Raises:
         UserError: one of them is none or is damaged, or embeddings are given and there are several.
     """
-    models = [model for text in texts for model in find_models(text)]
+    found = {text: find_models(text) for text in texts}
+    owners = Counter(label for group in found.values() for label in {model.label for model in group})
+    models = [
+        replace(model, label=f"{model.label} ({text})") if owners[model.label] > 1 else model
+        for text, group in found.items()
+        for model in group
+    ]
     law = "--embeddings are of one model: name one with them, or none"
     require(not num_embeddings or len(models) <= 1, law, [model.source for model in models])
     for model in models if len(models) > 1 else ():
@@ -147,29 +158,44 @@ def scored(evaluation: Evaluation, models: Sequence[ModelFile]) -> list[ModelRes
         return [ready.of_model(model) for model in models]
 
 
-def renamed(results: Sequence[ModelResult], names: str) -> list[ModelResult]:
-    """Results with the rows' names changed, and models of different places told apart."""
-    sources: dict[str, set[str]] = {}
-    for result in results:
-        sources.setdefault(result.label, set()).add(result.source)
-    labels = list(sources)
-    if not names:
-        return list(results)
-    given = [name.strip() for name in names.split(",")]
-    law = f"--names must have one distinct name for each row ({', '.join(labels)})"
-    require(len(given) == len(labels) == len(set(given)) and all(given), law, names)
-    new = dict(zip(labels, given, strict=True))
-    return [replace(result, label=new[result.label]) for result in results]
+def names_of(names: str, labels: Sequence[str]) -> dict[str, str]:
+    """The rows' names by their labels.
+
+    Raises:
+        UserError: not one for each.
+    """
+    rows = list(dict.fromkeys(labels))
+    given = [name.strip() for name in names.split(",")] if names else rows
+    law = f"--names must have one distinct name for each row ({', '.join(rows)})"
+    require(len(given) == len(rows) == len(set(given)) and all(given), law, names)
+    return dict(zip(rows, given, strict=True))
+
+
+def warn_of_curves(view: View, protocols: Sequence[EvaluationProtocol], num_models: int) -> None:
+    """A line for sets that get no curve.
+
+    Raises:
+        UserError: more models than a figure shows.
+    """
+    from lfs.roc_plot import MAX_CURVES  # matplotlib takes a second
+
+    require(num_models <= MAX_CURVES, f"--roc shows up to {MAX_CURVES} models", num_models)
+    if without := [one.name for one in protocols if not one.has_curve]:
+        view.warn(f"--roc: {', '.join(without)} get no curve: their comparisons are too many to be held")
 
 
 def warn_of_overlaps(
     view: View, train_lists: str, sets: Sequence[NamedSet], evaluation: Evaluation, models: Sequence[ModelFile]
 ) -> None:
-    """A line for each set whose people were trained on, by the lists that are named, or that the models know.
+    """A line for each set whose people were trained on, by the lists that are named, or that the models know; and for
+    each whose distractors show people who are looked for.
 
     Raises:
         UserError: a list that is named cannot be read.
     """
+    for protocol in evaluation.protocols:
+        if isinstance(protocol, GalleryProtocol) and (line := both_sides_line(protocol)):
+            view.warn(line)
     named = [name for name in train_lists.split(",") if name]
     known = [] if named else sorted({file for model in models for file in model.train_lists if Path(file).is_file()})
     for file in named or known:
@@ -181,30 +207,38 @@ def warn_of_overlaps(
                 view.warn(line)
 
 
-def outputs_of(options: argparse.Namespace, names: Sequence[str]) -> list[Path]:
+def outputs_given(options: argparse.Namespace) -> list[str]:
+    """The files that are asked for, as they are named; `-` is standard output."""
+    return [name for name in (options.json, options.csv, options.markdown) if name]
+
+
+def outputs_of(options: argparse.Namespace, protocols: Sequence[EvaluationProtocol]) -> list[Path]:
     """Every file that is going to be written.
 
     Raises:
-        UserError: a folder for ROC curves that is a file.
+        UserError: two outputs in one place, a folder for ROC curves that is a file, or nothing to draw.
     """
-    files = [Path(name).expanduser() for name in (options.json, options.csv, options.markdown) if name not in ("", "-")]
+    given = outputs_given(options)
+    files = [Path(name).expanduser() for name in given if name != "-"]
     if options.roc:
-        folder = Path(options.roc).expanduser()
+        folder, drawn = Path(options.roc).expanduser(), [one.name for one in protocols if one.has_curve]
         require(not folder.exists() or folder.is_dir(), "--roc must name a folder", options.roc)
-        files += [folder / f"{name}.{suffix}" for name in names for suffix in ("png", "csv")]
+        require(bool(drawn), "--roc needs a set of listed pairs, of faces or of templates", "none")
+        files += [folder / f"{name}.{suffix}" for name in drawn for suffix in ("png", "csv")]
+    distinct = given.count("-") <= 1 and len({file.resolve() for file in files}) == len(files)
+    require(distinct, "--json, --csv, --markdown and --roc must write to different places", given)
     return files
 
 
 def report(table: EvaluationTable, options: argparse.Namespace, view: View) -> None:
     """Print the table, write the files."""
     texts = {
-        "json": lambda: json.dumps(finite(table.as_dict()), indent=1, sort_keys=True, allow_nan=False) + "\n",
+        "json": lambda: json.dumps(as_json(table.as_dict()), indent=1, sort_keys=True, allow_nan=False) + "\n",
         "csv": lambda: spreadsheet_safe(table.as_frame()).to_csv(index=False, lineterminator="\n"),
         "markdown": table.as_markdown,
     }
-    if "-" not in (options.json, options.csv, options.markdown):
-        view.say("")
-        table.as_text(view.console)
+    view.say("")
+    table.as_text(view.console)
     for name, text in texts.items():
         file = getattr(options, name)
         if file == "-":
@@ -213,16 +247,19 @@ def report(table: EvaluationTable, options: argparse.Namespace, view: View) -> N
             write_bytes(Path(file).expanduser(), text().encode())
     if options.roc:
         write_curves(table, Path(options.roc).expanduser())
-    written = [name for name in (options.json, options.csv, options.markdown, options.roc) if name not in ("", "-")]
-    if written and "-" not in (options.json, options.csv, options.markdown):
+    if written := [name for name in (*outputs_given(options), options.roc) if name not in ("", "-")]:
         view.say(f"files        {printable(', '.join(written))}")
 
 
-def finite(value: Any) -> Any:
-    """Numbers that JSON cannot hold become null."""
+def as_json(value: Any) -> Any:
+    """A value as JSON can hold it, whatever a model's file says: no number that is not finite, and else texts."""
     if isinstance(value, dict):
-        return {key: finite(inner) for key, inner in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return {str(key): as_json(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(inner) for inner in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, int | str | None) else str(value)
 
 
 def write_curves(table: EvaluationTable, folder: Path) -> None:
@@ -232,9 +269,8 @@ def write_curves(table: EvaluationTable, folder: Path) -> None:
     for name, title in table.titles.items():
         curves = {}
         for result in table.results:
-            if pairs := result.results[name].scored:
-                label = result.label if result.label not in curves else result.source
-                curves[label] = roc_curve(*pairs)
+            if curve := result.results[name].curve:
+                curves[result.label if result.label not in curves else result.source] = curve
         if curves:
             write_bytes(folder / f"{name}.png", roc_png(curves, title))
             write_bytes(folder / f"{name}.csv", roc_csv(curves))

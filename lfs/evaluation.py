@@ -54,6 +54,11 @@ class Evaluation:
     workers: Workers
     view: View
 
+    @property
+    def label(self) -> str:
+        """What embeddings without a model are called."""
+        return next(iter(self.embeddings.values())).path.stem
+
     def check(self) -> None:
         """Refuse files that cannot be used, before anything is embedded.
 
@@ -80,7 +85,7 @@ class Evaluation:
         model = found.load()
         for file in self.embeddings.values():
             refuse_other_model(file, found, model, self.options.flip)
-        facts = {"sha256": model.digest, **asdict(found.network), **found.origin}
+        facts = {"sha256": model.digest, **asdict(found.network), "origin": found.origin}
         return self._through(found.label, found.source, facts, model)
 
     def of_embeddings(self) -> ModelResult:
@@ -101,7 +106,7 @@ class Evaluation:
                 said = ", ".join(f"{path} {name}={str(value)[:12]}" for path, value in known.items())
                 raise UserError(f"--embeddings must all be of one {what}, got {said}")
         facts = {"embedding_dim": files[0].dim, "made_by": files[0].made_by}
-        return self._through(files[0].path.stem, str(files[0].path), facts, None)
+        return self._through(self.label, str(files[0].path), facts, None)
 
     def _through(self, label: str, source: str, facts: dict[str, Any], model: BackboneModel | None) -> ModelResult:
         made = ModelResult(label=label, source=source, facts=facts, results={})

@@ -61,6 +61,9 @@ class SetFiles:
     counts: tuple[int, ...] = ()
     """Numbers of distractors; none: 10, 100, ... up to 10^6, and all if they are fewer."""
 
+    unit_pictures: bool = True
+    """Pictures of a template count the same; False: each has the weight that the length of its embedding gives it."""
+
     def __post_init__(self) -> None:
         require(self.protocol in PROTOCOLS, f"protocol must be one of {', '.join(PROTOCOLS)}", self.protocol)
         known = PROTOCOLS[self.protocol]
@@ -92,7 +95,18 @@ class NamedSet:
     files: SetFiles
 
     def protocol(self) -> EvaluationProtocol:
-        """What evaluates it."""
+        """What evaluates it.
+
+        Raises:
+            UserError: one of its lists is not there. Whether its LMDB is wanted is not known here.
+        """
+        for item in FILES:
+            path = getattr(self.files, item)
+            if path and not item.endswith("lmdb") and not os.path.exists(path):
+                raise UserError(
+                    f"{path}: expected a readable text file of set {self.name}, got none; paths of sets start at "
+                    f"--data.root (or ${ROOT_VARIABLE}), and `Faces in, numbers out` of the README imports public ones"
+                )
         return PROTOCOLS[self.files.protocol].make(self)
 
     @property
@@ -108,7 +122,9 @@ def _lfw(named: NamedSet) -> EvaluationProtocol:
 
 def _ijbc(named: NamedSet) -> EvaluationProtocol:
     files = named.files
-    return TemplateProtocol(named.name, Path(files.lmdb), Path(files.templates), Path(files.pairs))
+    return TemplateProtocol(
+        named.name, Path(files.lmdb), Path(files.templates), Path(files.pairs), unit_pictures=files.unit_pictures
+    )
 
 
 def _megaface(named: NamedSet) -> EvaluationProtocol:
@@ -144,7 +160,7 @@ PROTOCOLS = {
     "lfw": Known(make=_lfw, needs=("pairs",), takes=("labels", "folds")),
     "megaface": Known(make=_megaface, needs=("probes", "distractors"), takes=(*GALLERY, "counts")),
     "trillion_pairs": Known(make=_trillion_pairs, needs=("probes", "distractors"), takes=GALLERY),
-    "ijbc": Known(make=_ijbc, needs=("templates", "pairs"), takes=()),
+    "ijbc": Known(make=_ijbc, needs=("templates", "pairs"), takes=("unit_pictures",)),
 }
 """By the name that a recipe's `protocol` has."""
 

@@ -109,21 +109,26 @@ class EvaluationTable:
                 self._column(name, m.name, title if plain else f"{title}\n{metric_title(m.name)}") for m in measures
             ]
             columns.append(tuple(group))
-        judged = [n for n in self.titles if any(m.name == "accuracy" for m in self._measures(n, headline=True))]
+        judged = self._judged()
         if len(judged) > 1:
             means = [fmean(self.number(label, n, "accuracy").value for n in judged) for label in self.labels]
             columns.append((_marked("average", [Number(value=m, se=math.nan) for m in means], "accuracy"),))
-        several = len(self.labels) < len(self.results)
-        spread = "over the models of a row where there are several, else over folds" if several else "over folds"
-        caption = (f"Accuracy in %, mean ± standard error {spread}." if judged else "In %.") + (
-            " Bold, or *: best of the column." if len(self.labels) > 1 else ""
-        )
+        what = "Accuracy" if len(judged) == len(self.titles) else "Accuracy and rates" if judged else "Rates"
+        folds = "over folds" if what == "Accuracy" else "over folds of accuracy"
+        spreads = ["over the models of a row where there are several"] * (len(self.labels) < len(self.results))
+        spreads += [folds] * bool(judged)
+        caption = f"{what} in %" + (f", mean ± standard error {', else '.join(spreads)}" if spreads else "") + "."
+        caption += " Bold, or *: best of the column." if len(self.labels) > 1 else ""
         plain = all("@" not in m.name for n in self.titles for m in self._measures(n, headline=True))
         title = "Verification" if plain else "Identification and verification"
         return Sheet(
             title=title, caption=caption, keys=(Column(header="method", cells=tuple(self.labels), left=True),),
             groups=tuple(columns),
         )  # fmt: skip
+
+    def _judged(self) -> list[str]:
+        """Protocols whose pairs are judged, in folds."""
+        return [n for n in self.titles if any(m.name == "accuracy" for m in self._measures(n, headline=True))]
 
     def _details(self) -> Sheet:
         rows = [(label, name) for name in self.titles for label in self.labels]
@@ -140,7 +145,8 @@ class EvaluationTable:
             Column(header="method", cells=tuple(label for label, _ in rows), left=True),
             Column(header="set", cells=tuple(self.titles[name] for _, name in rows), left=True),
         )
-        caption = "Rates and AUC in %; thresholds: cosines, mean over folds; -: too few impostor pairs to tell."
+        folds = ", mean over folds where there are some" if self._judged() else ""
+        caption = f"Rates and AUC in %; thresholds: cosines{folds}; -: too few impostor pairs to tell."
         return Sheet(title="Set by set", caption=caption, keys=keys, groups=tuple(groups))
 
     def _cell(self, label: str, protocol: str, measure: str) -> str:
@@ -172,4 +178,4 @@ def _model_dict(result: ModelResult) -> dict[str, Any]:
             "measures": {m.name: {"value": m.value, "standard_error": m.standard_error} for m in found.measures},
             **({"skipped": dict(skipped)} if skipped else {}),
         }
-    return {"method": result.label, "model": result.source, **result.facts, "sets": sets}
+    return {"method": result.label, "model": result.source, "facts": result.facts, "sets": sets}

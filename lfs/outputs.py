@@ -1,6 +1,7 @@
 """Files that a command leaves behind: never in place of others unawares."""
 
 import os
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -8,18 +9,24 @@ from search_space.errors import UserError
 from trainers.data.importers.engine import REPORT_NAME, SKIPPED_NAME
 from trainers.data.importers.identity_file import FILE_NAME
 from trainers.data.importers.lmdb_list import LIST_NAME, LMDB_NAME
+from trainers.whole_file import writing
 
 SET_FILES = (LMDB_NAME, LIST_NAME, FILE_NAME, REPORT_NAME, SKIPPED_NAME, "data.mdb")
 """In the folder of an imported set, or of an LMDB."""
 
 
 def refuse_existing(paths: list[Path], overwrite: bool) -> None:
-    """Raise `UserError` for the first output that is there already, unless it may be replaced, and for folders."""
+    """Raise `UserError` for the first output that is there already, unless it may be replaced, and for what could not
+    be written after hours of work: folders, and files where none can be made.
+    """
     for path in paths:
         if path.is_dir():
             raise UserError(f"{path}: expected the name of a file to write, got a folder")
         if path.exists() and not overwrite:
             raise UserError(f"{path} is there already; choose another name, or replace it with --overwrite")
+        above = next(folder for folder in path.absolute().parents if folder.exists())
+        with writing(path), tempfile.TemporaryFile(dir=above):
+            pass
 
 
 def require_apart(outs: Iterable[str | Path | None], sources: Iterable[str | Path | None]) -> None:

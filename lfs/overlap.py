@@ -1,12 +1,15 @@
-"""People who are on both sides of an evaluation: trained on, and tested on."""
+"""People who are on both sides of an evaluation: trained on and tested on, or looked for and distractors."""
 
+import contextlib
 from collections.abc import Collection, Iterable
 from pathlib import Path
+from typing import Any
 
 from search_space.errors import UserError
 from trainers.data.importers.identity_file import FILE_NAME, MAX_BYTES, identity_of_key, read_identities
 from trainers.data.importers.source import clean_identity
 from trainers.data.lists import read_keys, read_list
+from trainers.gallery_protocols import GalleryProtocol
 from trainers.untrusted import open_file, read_file
 
 MAX_LINE_BYTES = 10_000
@@ -64,15 +67,20 @@ def identities(path: Path, keys: Collection[str] | None = None) -> set[str]:
     beside = path.with_name(FILE_NAME)
     if not beside.is_file():
         return identities_of_keys(keys if keys is not None else read_keys(path))
-    listed, labels = read_list(path, gaps=True)
-    wanted = set(keys) if keys is not None else None
-    used = {label for key, label in zip(listed, labels.tolist(), strict=True) if wanted is None or key in wanted}
+    used = {str(label) for label in labels_of(path, keys)}
     try:
         lines = read_file(beside, MAX_BYTES).decode().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{beside}: cannot be read as text: {error}") from None
     pairs = (line.split(maxsplit=1) for line in lines)  # labels may have gaps, where a list has a part of a set
-    return {pair[1].strip() for pair in pairs if len(pair) == 2 and pair[0].isdigit() and int(pair[0]) in used}
+    return {pair[1].strip() for pair in pairs if len(pair) == 2 and pair[0] in used}
+
+
+def labels_of(path: Path, keys: Collection[str] | None = None) -> set[int]:
+    """Labels of a list; see `identities`."""
+    listed, labels = read_list(path, gaps=True)
+    wanted = set(keys) if keys is not None else None
+    return {label for key, label in zip(listed, labels.tolist(), strict=True) if wanted is None or key in wanted}
 
 
 def overlap_line(name: str, tested: set[str], train_list: str, trained: set[str]) -> str | None:
@@ -84,4 +92,21 @@ def overlap_line(name: str, tested: set[str], train_list: str, trained: set[str]
     return (
         f"{len(shared):,} of {len(tested):,} people of {name} are in {train_list} too ({few}): its scores are of "
         "people that were trained on; leave them out with --exclude-identities when the training set is imported"
+    )
+
+
+def both_sides_line(protocol: GalleryProtocol) -> str | None:
+    """One line if somebody is looked for among pictures of his own, as far as names tell; or labels, in one LMDB."""
+    files, (probes, others) = protocol.files, protocol.clean_keys()
+    shared: set[Any] = set()
+    with contextlib.suppress(UserError):  # distractors need no labels, by which whom they show could be told
+        shared |= identities(files.probes, probes) & identities(files.distractors, others)
+        if not shared and files.lmdb == files.distractors_lmdb:
+            shared |= labels_of(files.probes, probes) & labels_of(files.distractors, others)
+    if not shared:
+        return None
+    few = ", ".join(sorted(map(str, shared))[:3]) + (", ..." if len(shared) > 3 else "")
+    return (
+        f"{len(shared):,} people of {protocol.name} are among its distractors too ({few}): to find them there counts "
+        "as an error; name their pictures in distractor_noise"
     )

@@ -45,7 +45,8 @@ class GalleryFiles:
 
     distractors_lmdb: Path
     probe_noise: Path | None = None
-    """One key per line, of pictures that do not show whom they should: left out before anything is counted."""
+    """One key per line, of pictures that do not show whom they should: left out before anything is counted. Lines that
+    begin with # say something else."""
 
     distractor_noise: Path | None = None
 
@@ -72,6 +73,8 @@ class GalleryProtocol(ABC):
         name: its sets are `NAME/probes` and `NAME/distractors`.
     """
 
+    has_curve = False
+
     def __init__(self, name: str, files: GalleryFiles) -> None:
         self.name, self.files = name, files
 
@@ -87,7 +90,8 @@ class GalleryProtocol(ABC):
         clean_probes, unknown_probes = _clean(files.probe_noise, probes)
         clean_distractors, unknown_distractors = _clean(files.distractor_noise, distractors)
         if not (np.unique(labels[clean_probes], return_counts=True)[1] > 1).any():
-            raise UserError(f"{files.probes}: expected two probes of one label, got {int(clean_probes.sum()):,} of one")
+            number = int(clean_probes.sum())
+            raise UserError(f"{files.probes}: expected two probes of one label, got {number:,}, each of its own")
         if not clean_distractors.any():
             raise UserError(f"{files.distractor_noise}: expected some of the distractors, got all of them")
         self.check_counts(int(clean_distractors.sum()))
@@ -116,6 +120,12 @@ class GalleryProtocol(ABC):
                 name=f"{self.name}/distractors", lmdb=files.distractors_lmdb, keys=lists.distractors, tested=False
             ),
         )
+
+    def clean_keys(self) -> tuple[list[str], list[str]]:
+        """Probes and distractors that are no noise."""
+        lists = self._lists
+        probes = lists.probes.take(np.flatnonzero(lists.clean_probes))
+        return probes, lists.distractors.take(np.flatnonzero(lists.clean_distractors))
 
     def notes(self) -> tuple[str, ...]:
         """Noise lists that name other pictures."""
@@ -252,7 +262,7 @@ def _clean(noise: Path | None, keys: Keys) -> tuple[Bools, int]:
     """Which keys are no noise, and how much noise is none of them."""
     if noise is None:
         return np.ones(len(keys), np.bool_), 0
-    named = set(read_keys(noise))
+    named = set(read_keys(noise, comments=True))
     clean = np.fromiter((key not in named for key in keys), np.bool_, len(keys))
     return clean, len(named) - int((~clean).sum())
 

@@ -16,6 +16,7 @@ from trainers.data.verification_set import ListedPairs, VerificationSet
 from trainers.metrics import Metric
 from trainers.protocol import Embedded, Measure, PictureSet, Progress, ProtocolResult, held
 from trainers.verification import cosine_scores, fold_thresholds, verification_report
+from trainers.verification.roc_curve import roc_curve
 
 FARS = (1e-1, 1e-2, 1e-3, 1e-4)
 NUM_BOOTSTRAP = 200
@@ -28,6 +29,8 @@ class LfwProtocol:
         pairs: `key1 key2 1|0` per line, equal folds in file order.
         fars: rates that TAR is wanted at; one that stands for less than one impostor pair cannot be told.
     """
+
+    has_curve = True
 
     def __init__(
         self, name: str, lmdb: Path, pairs: Path, *, num_folds: int = 10, fars: tuple[float, ...] = FARS,
@@ -74,15 +77,14 @@ class LfwProtocol:
         Raises:
             UserError: nothing is left of a fold, or of one kind of pair in it.
         """
-        listed, vectors = self.listed, held(embeddings[self.name])
-        usable = np.asarray(np.isfinite(vectors).all(axis=1), np.bool_)
+        listed, usable, vectors = self.listed, embeddings[self.name].usable, held(embeddings[self.name])
         kept = usable[listed.left] & usable[listed.right]
         same, fold = listed.same[kept], listed.fold[kept]
         self._refuse_empty_folds(same, fold)
         scores = cosine_scores(np.where(usable[:, None], vectors, 0), listed.left[kept], listed.right[kept])
         counts = {"pictures": len(vectors), "pairs": len(same), "genuine": int(same.sum())}
         counts |= {"skipped_pictures": int((~usable).sum()), "skipped_pairs": int((~kept).sum())}
-        return ProtocolResult(measures=self._measures(scores, same, fold), counts=counts, scored=(scores, same))
+        return ProtocolResult(measures=self._measures(scores, same, fold), counts=counts, curve=roc_curve(scores, same))
 
     def _measures(
         self, scores: npt.NDArray[np.float64], same: npt.NDArray[np.bool_], fold: npt.NDArray[np.int64]

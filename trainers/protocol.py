@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from trainers.verification.roc_curve import RocCurve
+
 Progress = Callable[[int, int], None]
 """Called with (done, total)."""
 
@@ -34,7 +36,7 @@ class PictureSet:
     """[n] distinct."""
 
     tested: bool = True
-    """Its people are looked for; False: distractors."""
+    """Its people are looked for, by the folders of its keys; False: distractors, or keys that do not name them."""
 
 
 class Embedded(Protocol):
@@ -69,7 +71,7 @@ class InMemory:
     @property
     def usable(self) -> npt.NDArray[np.bool_]:
         """See `Embedded`."""
-        parts = [np.isfinite(part).all(axis=1) for part in self.chunks(READ_ROWS)]
+        parts = [~np.isnan(part).any(axis=1) for part in self.chunks(READ_ROWS)]
         return np.concatenate([np.empty(0, np.bool_), *parts])
 
     def chunks(self, rows: int) -> Iterator[npt.NDArray[Any]]:
@@ -117,8 +119,8 @@ class ProtocolResult:
     counts: dict[str, int]
     """Pairs, pictures, what was skipped: whatever says how much the measures rest on."""
 
-    scored: tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]] | None = field(default=None, repr=False)
-    """Scores and whether genuine, [num_pairs] each, if there are so few that a ROC curve can be drawn of them."""
+    curve: RocCurve | None = field(default=None, repr=False)
+    """Of its pairs, if it has them one by one."""
 
 
 class EvaluationProtocol(Protocol):
@@ -127,6 +129,11 @@ class EvaluationProtocol(Protocol):
     @property
     def name(self) -> str:
         """The name that it was asked for by."""
+        ...
+
+    @property
+    def has_curve(self) -> bool:
+        """Whether its results have a ROC curve."""
         ...
 
     def needs(self) -> Sequence[PictureSet]:

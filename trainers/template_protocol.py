@@ -12,12 +12,10 @@ from search_space.errors import UserError
 from trainers.data.lists import line_of_row
 from trainers.data.template_lists import TemplateList, TemplatePairs, read_template_pairs, read_templates
 from trainers.gallery_protocols import far_measures
-from trainers.identification import IJB_FARS, make_templates, template_cosines, verify_templates
+from trainers.identification import IJB_FARS, make_templates, verify_templates
 from trainers.protocol import Embedded, PictureSet, Progress, ProtocolResult, held
 
 HEADLINE = 1e-4
-MAX_DRAWN = 2**20
-"""Pairs of which a ROC curve is drawn, at most: their scores are made a second time, and held."""
 
 
 class TemplateProtocol:
@@ -26,13 +24,18 @@ class TemplateProtocol:
     Args:
         templates: `key template medium` per line.
         pairs: `template1 template2 1|0` per line.
+        unit_pictures: see `normalise` of `make_templates`.
         fars: rates that TAR is wanted at; one that stands for less than one impostor pair cannot be told.
     """
 
+    has_curve = True
+
     def __init__(
-        self, name: str, lmdb: Path, templates: Path, pairs: Path, *, fars: tuple[float, ...] = IJB_FARS
-    ) -> None:
-        self.name, self.lmdb, self.templates, self.pairs, self.fars = name, lmdb, templates, pairs, fars
+        self, name: str, lmdb: Path, templates: Path, pairs: Path, *, unit_pictures: bool = True,
+        fars: tuple[float, ...] = IJB_FARS,
+    ) -> None:  # fmt: skip
+        self.name, self.lmdb, self.templates, self.pairs = name, lmdb, templates, pairs
+        self.unit_pictures, self.fars = unit_pictures, fars
 
     @cached_property
     def _files(self) -> tuple[TemplateList, TemplatePairs]:
@@ -54,11 +57,17 @@ class TemplateProtocol:
         Raises:
             UserError: a file cannot be used, or both do not belong together.
         """
-        return (PictureSet(name=self.name, lmdb=self.lmdb, keys=self._files[0].keys),)
+        return (PictureSet(name=self.name, lmdb=self.lmdb, keys=self._files[0].keys, tested=False),)
 
     def notes(self) -> tuple[str, ...]:
-        """None."""
-        return ()
+        """Lines that are there twice."""
+        listed = self._files[0]
+        if len(listed.rows) == len(listed.keys):
+            return ()
+        lines = np.unique(np.stack((listed.rows, listed.templates, listed.media)), axis=1)
+        repeated = len(listed.rows) - lines.shape[1]
+        note = f"{repeated:,} lines of {self.templates} repeat others: a picture counts once for each of its lines"
+        return (note,) if repeated else ()
 
     def where(self, name: str, row: int) -> str:
         """The first line with a picture."""
@@ -79,7 +88,8 @@ class TemplateProtocol:
         vectors, rows = held(embedded), listed.rows[lines]
         if len(rows) != len(vectors) or (rows != np.arange(len(vectors))).any():
             vectors = vectors[rows]
-        templates = make_templates(vectors, listed.templates[lines], listed.media[lines])
+        owners, media = listed.templates[lines], listed.media[lines]
+        templates = make_templates(vectors, owners, media, normalise=self.unit_pictures)
         left, right, same = pairs.left, pairs.right, pairs.same
         if not usable.all():
             kept = _among(left, templates.ids) & _among(right, templates.ids)
@@ -101,8 +111,7 @@ class TemplateProtocol:
             for point in report.verification
             for measure in far_measures("tar", point, headline=point.far == HEADLINE, threshold=False)
         ]
-        scored = (template_cosines(templates, left, right), same) if len(same) <= MAX_DRAWN else None
-        return ProtocolResult(measures=tuple(measures), counts=counts, scored=scored)
+        return ProtocolResult(measures=tuple(measures), counts=counts, curve=report.curve)
 
 
 def _among(ids: npt.NDArray[np.int32], known: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:

@@ -1,6 +1,7 @@
 """`lfs.evaluate`: models found, scored, tabled; and every wrong input in one line."""
 
 import json
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +57,7 @@ def test_models_are_rows_sets_are_columns_and_files_hold_the_same(
         assert measures["accuracy"]["value"] == pytest.approx(rows.loc["accuracy", "value"])
         assert measures["tar@far=0.001"] == {"value": None, "standard_error": None}
         assert f"{100 * measures['accuracy']['value']:.2f} ± " in out
-    assert found["models"][0]["sha256"] != found["models"][1]["sha256"]
+    assert found["models"][0]["facts"]["sha256"] != found["models"][1]["facts"]["sha256"]
     assert Path("r.md").read_text().count("| One |") == 3
     line = refused(capsys, *command, "--json", "r.json")
     assert line.endswith("r.json is there already; choose another name, or replace it with --overwrite")
@@ -94,9 +95,59 @@ def test_wrong_flags_are_usage_errors(arguments: list[str], line: str, capsys: p
 
 def test_standard_output_is_for_one_thing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(evaluate.main, ("m1", *SCORE, "--csv", "-")) == OK
-    lines = capsys.readouterr().out.splitlines()
-    assert "method,model,set,measure,value,standard_error" in lines
-    assert not any("Verification" in line for line in lines)
+    captured = capsys.readouterr()
+    assert captured.out.startswith("method,model,set,measure,value,standard_error\nm1,m1,faces,")
+    assert "Verification" in captured.err
+    assert run_command(evaluate.main, ("m1", *SCORE, "--json", "-", "--csv", "r.csv")) == OK
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["models"][0]["method"] == "m1"
+    assert captured.err.endswith("files        r.csv\n")
+
+
+def test_models_of_one_name_are_rows_of_their_own(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, name in enumerate("ab", 1):
+        Path(name).mkdir()
+        Path(f"m{number}").rename(Path(name, "net"))
+    assert run_command(evaluate.main, ("a/net", "b/net", "b/net", *SCORE, "--csv", "r.csv")) == OK
+    table = pd.read_csv("r.csv").set_index("measure").loc["auc"]
+    assert table["method"].tolist() == ["net (a/net)", "net (b/net)"]
+    assert table["value"].nunique() == 2
+    assert run_command(evaluate.main, ("a/net", "b/net", *SCORE, "--names", "A,B", "--csv", "s.csv")) == OK
+    assert set(pd.read_csv("s.csv")["method"]) == {"A", "B"}
+
+
+def test_what_cannot_be_written_is_said_before_anything_is_scored(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = ["./" * number + "m1" for number in range(33)]
+    for command, line in {
+        ("m1", *SCORE, "--json", "m1/model.yaml/r.json"): "m1/model.yaml/r.json: cannot be written: Not a directory",
+        ("m1", *SCORE, "--json", "x", "--csv", "./x"): "--json, --csv, --markdown and --roc must write to different",
+        ("m1", *SCORE, "--json", "-", "--csv", "-"): "must write to different places",
+        ("m1", *SCORE, "--csv", "c/faces.csv", "--roc", "c"): "must write to different places",
+        ("m1", "m2", *SCORE, "--names", "a,a"): "one distinct name for each row (m1, m2)",
+        (*models, *SCORE, "--roc", "c"): "--roc shows up to 32 models, got 33",
+    }.items():
+        assert run_command(evaluate.main, command) == FAILED, command
+        captured = capsys.readouterr()
+        assert line in captured.err
+        assert captured.out == ""
+    assert not Path("c").exists()
+
+
+def test_what_a_model_says_of_itself_stands_apart(folder: Path) -> None:
+    origin = {"method": "evil", "sha256": "0", "sets": {"loss": [float("nan"), 1.5]}, "when": date(2020, 1, 2), "3": ()}
+    save_model(Path("m3"), small_model(), {})
+    described = yaml.safe_load(Path("m3/model.yaml").read_text()) | {"origin": origin}
+    Path("m3/model.yaml").write_text(yaml.safe_dump(described))
+    assert run_command(evaluate.main, ("m3", *SCORE, "--json", "r.json")) == OK
+    [found] = json.loads(Path("r.json").read_text())["models"]
+    assert found["method"] == "m3"
+    assert "counts" in found["sets"]["faces"]
+    assert found["facts"]["sha256"] == small_model().digest
+    assert found["facts"]["origin"] == {
+        "method": "evil", "sha256": "0", "sets": {"loss": [None, 1.5]}, "when": "2020-01-02", "3": [],
+    }  # fmt: skip
 
 
 def test_people_who_were_trained_on_are_warned_of(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -105,7 +156,7 @@ def test_people_who_were_trained_on_are_warned_of(folder: Path, capsys: pytest.C
     err = capsys.readouterr().err
     assert "warning: 2 of " in err
     assert "people of faces are in train_half.txt too (3, 4)" in err
-    Path("identities.txt").write_text("3 Ann Lee\n4 Bo\n9 Cy\n")
+    Path("identities.txt").write_text("3 Ann Lee\n\u00b2 Al\n4 Bo\n9 Cy\n" + "1" * 5000 + " Di\n")
     Path("elsewhere").mkdir()
     Path("elsewhere/list.txt").write_text("x/1 0\ny/1 7\n")
     Path("elsewhere/identities.txt").write_text("0 Ann Lee\n7 Dan\n8 Bo\n")
@@ -139,6 +190,8 @@ def test_bad_input_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str])
     cases = {
         ("m1", "--protocols", "face", "--sets", "sets.yaml"): "--protocols: no set 'face'; did you mean 'faces'?",
         ("m1", "--protocols", "lwf"): "did you mean 'lfw'?",
+        ("m1", "--protocols", "lfw"): "lfw/pairs.txt: expected a readable text file of set lfw, got none; paths of "
+        "sets start at --data.root (or $LFS_DATA_ROOT), and `Faces in, numbers out` of the README imports public ones",
         ("m1", "--protocols", "faces,faces", "--sets", "sets.yaml"): "must name each set once",
         ("m1",): "--protocols or --set must name what to evaluate on",
         ("--protocols", "lfw"): "a MODEL or --embeddings must be given",

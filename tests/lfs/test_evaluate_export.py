@@ -1,5 +1,6 @@
 """`lfs.evaluate export`: the file that leaves computes what the model does."""
 
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ import pytest
 
 from lfs import evaluate, onnx_file
 from lfs.commands import FAILED, OK, run_command
+from lfs.evaluate_export import described
+from lfs.model_file import find_models
 from tests.lfs.evaluation_files import make_evaluation, small_model
 from trainers.embedder import BackboneModel
 
@@ -55,6 +58,9 @@ def test_onnxruntime_gives_the_same_embeddings_for_any_batch(folder: Path, capsy
     assert metadata["lfs.input"] == "NCHW float32, BGR, (x - 127.5) / 128"
     assert metadata["lfs.run"] == "run1"
     assert metadata["lfs.sha256"] == small_model().digest
+    [found] = find_models("m1")
+    facts = described(replace(found, origin={"sha256": "0", "run": "r"}), small_model())
+    assert (facts["lfs.sha256"], facts["lfs.run"]) == (small_model().digest, "r")
 
 
 @needs_onnx
@@ -75,6 +81,7 @@ def test_bad_input_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str])
     Path("there.onnx").write_bytes(b"")
     Path("file").write_bytes(b"")
     for arguments, line in {
+        ("m1", "--to", "m3", "--lmdb", "no.lmdb"): "--lmdb has pictures to compare an ONNX file on, which needs --onnx",
         ("m1",): "--onnx or --to must say what to write", ("m1", "--onnx", "x.pt"): "must name a file X.onnx",
         ("m1", "--onnx", "there.onnx"): "there.onnx is there already", ("m1", "--to", "file"): "must name a folder",
         ("m1", "--to", "m2"): "model.yaml is there already", ("m9", "--to", "m3"): "expected a model",

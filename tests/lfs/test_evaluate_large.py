@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
@@ -15,9 +16,11 @@ from lfs import embedding_room, evaluate
 from lfs.commands import FAILED, OK, run_command
 from lfs.embedding_file import open_embeddings
 from lfs.embedding_room import HeldRoom, StoredRoom, room
+from lfs.overlap import both_sides_line
 from lfs.sheet import is_fraction, metric_title
 from search_space.errors import UserError
 from tests.lfs.evaluation_files import make_evaluation, spoil
+from trainers.gallery_protocols import GalleryFiles, MegafaceProtocol
 
 PROBES = [f"{person}/{i}" for person in range(4) for i in range(6)]
 OTHERS = [f"{person}/{i}" for i in (3, 1, 5, 0, 4, 2) for person in (9, 4, 7, 6, 5, 8)]
@@ -40,7 +43,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     Path("probes.txt").write_text("".join(f"{key} {key[0]}\n" for key in PROBES))
     Path("others.txt").write_text("".join(f"{key}\n" for key in OTHERS))
-    Path("probe_noise.txt").write_text("0/0\nnobody/1\n")
+    Path("probe_noise.txt").write_text("# by hand\n0/0\n\n # 1/1 is right\nnobody/1\n")
     Path("other_noise.txt").write_text("9/3\n5/3\n8/2\n")
     Path("templates.txt").write_text("".join(f"{key} {t} {m}\n" for key, t, m in TEMPLATES))
     Path("t_pairs.txt").write_text("".join(f"{a} {b} {same}\n" for a, b, same in PAIRS))
@@ -176,10 +179,12 @@ def test_skipped_pictures_are_left_out_and_counted(folder: Path, capsys: pytest.
     assert "has no embedding here" in refused(capsys, "--protocols", "mf", "--embeddings", "spoiled.npy")
 
 
-def test_templates_are_those_of_a_slow_loop(folder: Path) -> None:
-    found = scored("m1", "--protocols", "ijb")["ijb"]
+@pytest.mark.parametrize("unit", [True, False])
+def test_templates_are_those_of_a_slow_loop(folder: Path, unit: bool) -> None:
+    recipe(ijb=IJB if unit else {**IJB, "unit_pictures": False})
+    found = scored("m1", "--protocols", "ijb", "--roc", "curves")["ijb"]
     embed()
-    vectors = {key: v / np.linalg.norm(v) for keys, part in open_embeddings("all.npy").blocks()
+    vectors = {key: v / (np.linalg.norm(v) if unit else 1) for keys, part in open_embeddings("all.npy").blocks()
                for key, v in zip(keys, part.astype(float), strict=True)}  # fmt: skip
     made = {}
     for template in {t for _, t, _ in TEMPLATES}:
@@ -195,15 +200,30 @@ def test_templates_are_those_of_a_slow_loop(folder: Path) -> None:
         assert values(found)[f"tar@far={far}"] == pytest.approx(np.mean([score > bar for score in genuine]))
     assert values(found)["tar@far=0.0001"] is None  # of 180 impostor pairs
     assert found["counts"]["pairs"] == len(PAIRS) == 190
+    curve = pd.read_csv("curves/ijb.csv")  # in whole steps of 2^-20
+    for far, tar, threshold in curve[["far", "tar", "threshold"]].to_numpy():
+        assert far == np.mean([score > threshold + 2**-20 for score in impostor])
+        assert tar == np.mean([score > threshold + 2**-20 for score in genuine])
+
+
+def test_curves_are_promised_where_they_are_drawn(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--roc needs a set of listed pairs" in refused(capsys, "m1", "--protocols", "mf,tp", "--roc", "curves")
+    scored("m1", "--protocols", "mf,ijb,tp", "--roc", "curves")
+    assert "warning: --roc: mf, tp get no curve: their comparisons are too many to be held" in capsys.readouterr().err
+    assert sorted(path.name for path in Path("curves").iterdir()) == ["ijb.csv", "ijb.png"]
 
 
 def test_the_headlines_of_each_protocol(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scored("m1", "--protocols", "mf,tp,ijb", "--set", "faces=pairs.lmdb,pairs.txt")
-    table = capsys.readouterr().out.split("Set by set")[0]
+    table, _, details = capsys.readouterr().out.partition("Set by set")
+    assert "Accuracy and rates in %, mean ± standard error over folds of accuracy." in table
+    assert "thresholds: cosines, mean over folds where there are some;" in details
     for title in ("Identification and verification", "rank 1 @33", "TAR@FAR=1e-6", "Id@FAR=1e-3", "TAR@FAR=1e-9",
                   "TAR@FAR=1e-4", "faces"):  # fmt: skip
         assert title in table
     names = ("rank1@1000000", "rank10@999", "id@far=0.001", "tar_threshold@far=1e-06")
+    scored("m1", "--protocols", "mf")
+    assert "folds" not in capsys.readouterr().out
     assert [metric_title(name) for name in names] == [
         "rank 1 @1e6", "rank 10 @999", "Id@FAR=1e-3", "threshold@FAR=1e-6",
     ]  # fmt: skip
@@ -212,8 +232,36 @@ def test_the_headlines_of_each_protocol(folder: Path, capsys: pytest.CaptureFixt
 
 def test_people_of_distractors_are_not_warned_of(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("train_half.txt").write_text("3/0 0\n9/0 1\n")
-    scored("m1", "--protocols", "mf", "--train-list", "train_half.txt")
-    assert "1 of 4 people of mf are in train_half.txt too (3)" in capsys.readouterr().err
+    scored("m1", "--protocols", "mf,ijb", "--train-list", "train_half.txt")
+    err = capsys.readouterr().err
+    assert "1 of 4 people of mf are in train_half.txt too (3)" in err
+    assert "people of ijb" not in err  # folders of templates' pictures say nothing
+
+
+def test_people_who_are_looked_for_among_themselves_are_warned_of(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("some.txt").write_text("".join(f"{key} {key[0]}\n" for key in PROBES[:-1]))
+    Path("others.txt").write_text("".join(f"{key}\n" for key in [*OTHERS, PROBES[-1]]))
+    recipe(mf={**MEGAFACE, **NOISE, "probes": "some.txt"})
+    scored("m1", "--protocols", "mf")
+    assert "warning: 1 people of mf are among its distractors too (3): to find them" in capsys.readouterr().err
+    Path("other_noise.txt").write_text(f"{PROBES[-1]}\n")
+    scored("m1", "--protocols", "mf")
+    assert "among its distractors" not in capsys.readouterr().err
+
+
+def test_people_are_told_by_labels_in_one_lmdb_alone(tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_text("a 1\nb 1\nc 2\n")
+    (tmp_path / "d.txt").write_text("d 2\ne 3\n")
+    for lmdb, line in (("p", "1 people of m are among its distractors too (2)"), ("d", None)):
+        files = GalleryFiles(
+            lmdb=tmp_path / "p", probes=tmp_path / "p.txt", distractors=tmp_path / "d.txt",
+            distractors_lmdb=tmp_path / lmdb,
+        )  # fmt: skip
+        found = both_sides_line(MegafaceProtocol("m", files))
+        assert (found or "").startswith(line or "")
+        assert (found is None) == (line is None)
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -242,7 +290,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         ({**MEGAFACE, "distractors": "train.txt"}, "line 1 of {}/train.txt: expected no probe, got '0/0'"),
         ({**MEGAFACE, "probes": "twice.txt"}, "line 3 of {}/twice.txt: expected each key once, got '0/0' again"),
         ({**MEGAFACE, "distractors": "twice.txt"}, "line 3 of {}/twice.txt: expected each key once"),
-        ({**MEGAFACE, "probes": "single.txt"}, "single.txt: expected two probes of one label, got 2 of one"),
+        ({**MEGAFACE, "probes": "single.txt"}, "single.txt: expected two probes of one label, got 2, each of its own"),
         ({**MEGAFACE, "distractor_noise": "others.txt"}, "others.txt: expected some of the distractors, got all"),
         ({**MEGAFACE, "probe_noise": "none.txt"}, "none.txt: expected a readable text file"),
         ({**MEGAFACE, "probe_noise": "empty.txt"}, "empty.txt: expected lines of `lmdb_key`"),

@@ -102,8 +102,15 @@ def test_templates_by_hand(tmp_path: Path) -> None:
     # genuine pairs are 14 and 30 degrees apart, impostor ones 16 (2, 3) and 10 (1, 5)
     assert values(result) == {"tar@far=0.5": 1 / 2, "tar@far=0.25": None, "tar@far=0.0001": None}
     assert [m.name for m in result.measures if m.headline] == ["tar@far=0.0001"]
-    assert result.scored is not None
-    np.testing.assert_allclose(result.scored[0], np.cos(np.deg2rad([14, 16, 30, 10])), atol=1e-5)
+    assert result.curve is not None
+    np.testing.assert_allclose(result.curve.thresholds[:-1], np.cos(np.deg2rad([10, 14, 16, 30])), atol=1e-5)
+    assert result.curve.fars.tolist() == [0, 0.5, 0.5, 1, 1]
+    assert result.curve.tars.tolist() == [0, 0, 0.5, 0.5, 1]
+    assert made.notes() == ()
+    with (tmp_path / "t.txt").open("a") as file:
+        file.write("a 1 0\na 1 2\n")
+    made = TemplateProtocol("t", tmp_path / "x", tmp_path / "t.txt", tmp_path / "p.txt")
+    assert made.notes() == (f"1 lines of {tmp_path}/t.txt repeat others: a picture counts once for each of its lines",)
     assert made.where("t", 2) == f"line 3 of {tmp_path}/t.txt"
     with pytest.raises(UserError, match="t: expected pictures, got none that decodes"):
         made.evaluate({"t": InMemory(np.full((6, 2), np.nan, np.float32))})

@@ -40,8 +40,9 @@ def test_a_case_by_hand(tmp_path: Path) -> None:
     assert found["tar@far=0.5"] == 1  # one of two impostors may pass, so the threshold is 0: 1 and 0.643 are above it
     assert found["tar@far=0.4"] is None  # less than one of two impostor pairs
     assert found["auc"] == pytest.approx((1 + 1 + 1 + 0.5) / 4)
-    assert result.scored is not None
-    np.testing.assert_allclose(result.scored[0], [1, 0, 0.6427876, 0.6427876], atol=1e-6)
+    assert result.curve is not None
+    np.testing.assert_allclose(result.curve.thresholds, [1, 0.6427876, 0, -np.inf], atol=1e-6)
+    assert (result.curve.fars.tolist(), result.curve.tars.tolist()) == ([0, 0, 0.5, 1], [0, 0.5, 1, 1])
 
 
 def test_all_genuine_equal_and_parted(tmp_path: Path) -> None:
@@ -84,6 +85,9 @@ def test_pairs_with_skipped_pictures_are_left_out_and_counted(tmp_path: Path) ->
     result = made.evaluate({"mine": InMemory(vectors)})
     assert (result.counts["pairs"], result.counts["skipped_pairs"], result.counts["skipped_pictures"]) == (5, 1, 1)
     assert by_name(result)["accuracy"] == 1
+    vectors[4] = np.inf  # is not skipped by anybody
+    with pytest.raises(ValueError, match="embeddings must be finite, got a row that is not: 4"):
+        made.evaluate({"mine": InMemory(vectors)})
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainers.verification import roc_points
-from trainers.verification.roc_curve import RocCurve, roc_curve
+from trainers.verification.roc_curve import RocCurve, roc_curve, roc_curve_of_steps
 
 scored = st.lists(st.tuples(st.integers(0, 8), st.booleans()), min_size=2, max_size=40).filter(
     lambda pairs: 0 < sum(same for _, same in pairs) < len(pairs)
@@ -34,6 +34,11 @@ def test_equals_the_obvious_loop(pairs: list[tuple[int, bool]]) -> None:
         expected.append((far, accepted.count(True) / same.count(True), threshold))
     assert list(zip(curve.fars, curve.tars, curve.thresholds, strict=True)) == expected
     assert (curve.num_genuine, curve.num_impostor) == (same.count(True), same.count(False))
+    genuine, impostor = (np.array([4 - s for s, kind in pairs if kind == of], np.int32) for of in (True, False))
+    counted = roc_curve_of_steps(genuine, impostor, 4)
+    again = roc_curve([(4 - score) / 4 for score in scores], same)
+    for name in ("fars", "tars", "thresholds"):
+        np.testing.assert_array_equal(getattr(counted, name), getattr(again, name))
 
 
 @given(scored, st.floats(0, 0.99))

@@ -1,5 +1,6 @@
 """The two text files of a face set: `key label` per picture and `key1 key2 1|0` per verification pair."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -103,13 +104,15 @@ def read_list(path: str | Path, *, gaps: bool = False) -> tuple[Keys, Integers]:
     return Keys(fields.text, fields.starts[:, 0], fields.ends[:, 0]), labels
 
 
-def read_keys(path: str | Path) -> Keys:
+def read_keys(path: str | Path, *, comments: bool = False) -> Keys:
     """Read the keys of a file of `lmdb_key` or `lmdb_key label` lines, all of one kind; labels may be anything.
 
+    Args:
+        comments: lines that begin with # are none of them.
     Raises:
         UserError: neither one nor two fields in a line, an empty file.
     """
-    fields = _key_fields(Path(path))
+    fields = _key_fields(Path(path), comments=comments)
     return Keys(fields.text, fields.starts[:, 0], fields.ends[:, 0])
 
 
@@ -128,8 +131,10 @@ def read_keys_and_labels(path: str | Path) -> tuple[Keys, Integers | None]:
 KEYS_LAW = "`lmdb_key` or `lmdb_key label`"
 
 
-def _key_fields(path: Path) -> Fields:
+def _key_fields(path: Path, *, comments: bool = False) -> Fields:
     text = read_text(path)
+    if comments:
+        text = re.sub(rb"^[ \t]*#.*", b"", text, flags=re.MULTILINE)  # their line ends stay: lines are counted
     num_fields = len((text.lstrip()[:10_000].splitlines() or [b""])[0].split())
     fields = split_fields(path, text, 2 if num_fields == 2 else 1, KEYS_LAW)
     if not len(fields.lines):

@@ -18,7 +18,6 @@ from trainers.identification.templates import (
     TemplateReport,
     Templates,
     make_templates,
-    template_cosines,
     verify_templates,
 )
 from trainers.identification.thresholds import FarPoint
@@ -37,7 +36,6 @@ __all__ = [
     "identify",
     "make_templates",
     "megaface",
-    "template_cosines",
     "trillion_pairs",
     "verify_templates",
 ]

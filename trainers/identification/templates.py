@@ -1,7 +1,7 @@
 """Verification of templates, sets of pictures of one person each, in the form of IJB-B and IJB-C (1:1)."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from trainers.identification.units import (
     unit_embeddings,
 )
 from trainers.verification.all_pairs import STEPS_PER_UNIT
+from trainers.verification.roc_curve import RocCurve, roc_curve_of_steps
 
 IJB_FARS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 
@@ -60,9 +61,8 @@ class TemplateReport:
     verification: tuple[FarPoint, ...]
     """Rate: share of genuine pairs that is accepted."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """As dictionaries, lists and numbers, for JSON."""
-        return asdict(self)
+    curve: RocCurve = field(repr=False)
+    """Of all pairs, exact: its corners."""
 
 
 def make_templates(
@@ -77,8 +77,9 @@ def make_templates(
         embeddings: [n, d] of pictures, in memory or mapped.
         templates: [n] id of the template of each picture.
         media: [n] id of the medium of each picture.
-        normalise: bring the embeddings of pictures to unit length first, as published work mostly does. False leaves
-            a picture the weight that its length gives it.
+        normalise: bring the embeddings of pictures to unit length first, so that each counts the same. False leaves a
+            picture the weight that its length gives it, which insightface's script does by default; besides, that
+            multiplies by the score of the face detector, which nothing here knows. So numbers of the three differ.
     Raises:
         UserError: arrays that do not fit, or an embedding that is not finite (its row is named).
     Source: Maze et al. 2018 (IJB-C) for templates and media; that media come first is what published evaluations do.
@@ -142,12 +143,8 @@ def verify_templates(
         num_genuine=num_genuine,
         num_impostor=num_impostor,
         verification=tuple(verification_point(far, num_impostor, rejected, accepted) for far in rates),
+        curve=roc_curve_of_steps(accepted, rejected, STEPS_PER_UNIT).corners(),
     )
-
-
-def template_cosines(templates: Templates, left: npt.ArrayLike, right: npt.ArrayLike) -> Floats:
-    """[num_pairs] cosines of pairs of templates by their ids, as `verify_templates` compares them; for a curve."""
-    return _scores(templates, left, right, len(np.asarray(left)), None) / STEPS_PER_UNIT
 
 
 def _scores(

@@ -7,6 +7,8 @@ import numpy.typing as npt
 
 from trainers.verification.pairs import Floats, Ints, SortedPairs
 
+Steps = npt.NDArray[np.int32]
+
 
 @dataclass(frozen=True, eq=False)
 class RocCurve:
@@ -71,16 +73,33 @@ def roc_curve(scores: npt.ArrayLike, same: npt.ArrayLike) -> RocCurve:
         ValueError: scores that are not finite, no genuine or no impostor pair, arrays that do not fit together.
     """
     pairs = SortedPairs.checked(scores, same)
-    values, genuine = pairs.scores[::-1], pairs.same[::-1]  # falling
-    last = np.append(np.flatnonzero(np.diff(values) != 0), len(values) - 1)  # of each run of equal scores
-    accepted_genuine = np.concatenate(([0], np.cumsum(genuine)[last]))
-    accepted = np.concatenate(([0], last + 1))
-    num_genuine = int(genuine.sum())
-    num_impostor = len(genuine) - num_genuine
+    values, starts = np.unique(pairs.scores, return_index=True)
+    genuine = np.add.reduceat(pairs.same.astype(np.int64), starts)
+    return _curve(values, genuine, np.diff(starts, append=len(pairs.scores)) - genuine)
+
+
+def roc_curve_of_steps(genuine: Steps, impostor: Steps, steps_per_unit: int) -> RocCurve:
+    """`roc_curve` of scores that are whole numbers of steps: they are counted, not sorted, so millions take little.
+
+    Args:
+        genuine, impostor: [pairs] scores, one or more of each kind.
+        steps_per_unit: steps from 0 to the threshold 1.
+    """
+    low = min(int(side.min()) for side in (genuine, impostor))
+    span = max(int(side.max()) for side in (genuine, impostor)) - low + 1
+    of_genuine, of_impostor = (np.bincount(side - low, minlength=span) for side in (genuine, impostor))
+    there = np.flatnonzero(of_genuine + of_impostor)
+    return _curve((there + low) / steps_per_unit, of_genuine[there], of_impostor[there])
+
+
+def _curve(values: Floats, genuine: Ints, impostor: Ints) -> RocCurve:
+    """From the distinct scores, rising, and the numbers of pairs that have them, [n] each."""
+    accepted = [np.concatenate(([0], np.cumsum(side[::-1]))) for side in (genuine, impostor)]
+    num_genuine, num_impostor = (int(side[-1]) for side in accepted)
     return RocCurve(
-        fars=(accepted - accepted_genuine) / num_impostor,
-        tars=accepted_genuine / num_genuine,
-        thresholds=np.append(values[last], -np.inf),
+        fars=accepted[1] / num_impostor,
+        tars=accepted[0] / num_genuine,
+        thresholds=np.append(values[::-1], -np.inf),
         num_genuine=num_genuine,
         num_impostor=num_impostor,
     )
