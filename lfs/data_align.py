@@ -30,6 +30,7 @@ from trainers.data.importers.source import MAX_PICTURE_BYTES
 from trainers.data.lists import Keys, read_list
 from trainers.data.lmdb_source import LmdbSource, work_folder, write_lmdb
 from trainers.data.picture_file import decode_file, decode_stored
+from trainers.data.picture_header import MAX_PHOTO_PIXELS
 from trainers.untrusted import read_file
 from trainers.whole_file import sync_path, write_lines
 
@@ -212,7 +213,9 @@ class _Worker:
                 datum = decode_datum(self.lmdb.get(key))
                 label, picture = datum.label, decode_stored(datum)
             else:
-                picture = decode_file(read_file(Path(self.plan.source, key), MAX_PICTURE_BYTES))
+                picture = decode_file(
+                    read_file(Path(self.plan.source, key), MAX_PICTURE_BYTES), max_pixels=MAX_PHOTO_PIXELS
+                )
             bad = False
             if self.detector:
                 face = CHOICES[self.plan.face](self.detector.faces(picture), picture)

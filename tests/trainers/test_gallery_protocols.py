@@ -1,5 +1,6 @@
 """Protocols on files and embeddings in the plane, worked out by hand."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,20 @@ def test_megaface_by_hand(tmp_path: Path) -> None:
     assert [m.name for m in result.measures if m.headline] == ["rank1@3", f"tar@far={2 / 12}"]
     assert values(evaluated(MegafaceProtocol("m", files(tmp_path), far=1 / 13)))["rank1@3"] == 1 / 4
     assert values(evaluated(MegafaceProtocol("m", files(tmp_path), far=1 / 13)))[f"tar@far={1 / 13}"] is None
+
+
+def test_noise_is_left_out_before_anything_is_counted(tmp_path: Path) -> None:
+    """Without b1, b has no mate; without x, the first distractor is y."""
+    (tmp_path / "p.noise").write_text("b1\n")
+    (tmp_path / "d.noise").write_text("x\nunknown\n")
+    noisy = replace(files(tmp_path), probe_noise=tmp_path / "p.noise", distractor_noise=tmp_path / "d.noise")
+    for made in (MegafaceProtocol("m", noisy, counts=(1, 2)), TrillionPairsProtocol("m", noisy)):
+        counts = evaluated(made).counts
+        assert (counts["probes"], counts["probes_without_mate"], counts["searches"]) == (3, 1, 2)
+        assert (counts["distractors"], counts["noise_probes"], counts["noise_distractors"]) == (2, 1, 1)
+        assert (counts["unknown_probe_noise"], counts["unknown_distractor_noise"]) == (0, 1)
+    found = values(evaluated(MegafaceProtocol("m", noisy, counts=(1, 2))))
+    assert found["rank1@1"] == found["rank1@2"] == 1  # x came before the mate of a1, and z of b0 and b1
 
 
 def test_trillion_pairs_by_hand(tmp_path: Path) -> None:
