@@ -17,6 +17,9 @@ MAX_PIXELS = 2**24
 MAX_PHOTO_PIXELS = 2**27
 """11,585 x 11,585: all that cameras give, before a face is cut out of it or it is made small; eight times as much."""
 
+PHOTO_PIXELS_PER_BYTE = 256
+"""Of a photo at most: a JPEG of a single colour has 170. Above `MAX_PIXELS`, so that few bytes get little memory."""
+
 MAX_SCANS = 64
 """Every scan of a progressive JPEG is a pass over all pixels, however few bytes it has; usual are ten."""
 
@@ -45,6 +48,8 @@ def for_decoder(data: bytes, max_pixels: int = MAX_PIXELS) -> bytes:
     height, width = header_size(data)
     if height < 1 or width < 1 or height * width > max_pixels:
         raise UserError(f"expected 1 to {max_pixels:,} pixels, got a header that claims {width} x {height}")
+    if height * width > max(MAX_PIXELS, PHOTO_PIXELS_PER_BYTE * len(data)):
+        raise UserError(f"expected more bytes for {width} x {height} pixels, got {len(data):,}")
     return data if data[0] == 0xFF else _png_pixels(data, height, width)
 
 

@@ -137,6 +137,11 @@ def test_photos_of_large_cameras() -> None:
     claim[frame + 5 : frame + 9] = struct.pack(">HH", 12_000, 12_000)
     with pytest.raises(UserError, match="expected 1 to 134,217,728 pixels, got a header that claims 12000 x 12000"):
         convert(bytes(claim), TO_PNG)
+    small = bytearray(jpeg(1))
+    frame = small.index(b"\xff\xc0")
+    small[frame + 5 : frame + 9] = struct.pack(">HH", 11_000, 11_000)
+    with pytest.raises(UserError, match=f"expected more bytes for 11000 x 11000 pixels, got {len(small):,}"):
+        convert(bytes(small), TO_PNG)
 
 
 def test_other_pixels() -> None:
