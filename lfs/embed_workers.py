@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from lfs.plugins import add_allow_flag
 from search_space.errors import UserError, require
 from trainers.config import TrainerConfig
 from trainers.embedder import BackboneModel, EmbeddedShard, Embedder, EmbedOptions, Shard, embed_shard, embed_with
@@ -64,7 +65,7 @@ def _on_ray(
 
         num_cpus = max(1, options.num_threads)
         options = replace(options, num_threads=num_cpus, device=options.device or ("cuda" if workers.gpus else "cpu"))
-        task = ray.remote(num_cpus=num_cpus, num_gpus=workers.gpus, max_retries=MAX_RETRIES)(embed_shard)
+        task = ray.remote(num_cpus=num_cpus, num_gpus=workers.gpus, max_retries=MAX_RETRIES)(_embed_there)
         shared = ray.put(model)
         limit = workers.num_workers or int(ray.cluster_resources().get("CPU", 1) // num_cpus) or 1
         waiting: list[int] = list(reversed(numbers))
@@ -80,6 +81,11 @@ def _on_ray(
             for reference in running:
                 with contextlib.suppress(Exception):
                     ray.cancel(reference, force=True)
+
+
+def _embed_there(model: BackboneModel, shard: Shard, options: EmbedOptions) -> EmbeddedShard:
+    """`embed_shard` by a process of Ray's, which by this module knows of the plug-ins that it may import."""
+    return embed_shard(model, shard, options)
 
 
 def _answer(reference: Any) -> EmbeddedShard:
@@ -125,6 +131,7 @@ def add_worker_flags(made: argparse.ArgumentParser) -> None:
     add("--address", default="", metavar="HOST:PORT", help="Ray cluster to join instead of one of this machine")
     add("--gpus-per-worker", default="0", metavar="N", help="GPUs, or a part of one, for each Ray task [0]")
     add("--num-threads", default="0", metavar="N", help="threads that embed, per task [all cores here, 1 in a task]")
+    add_allow_flag(made)
     add("--device", default=None, metavar="DEVICE", help="cpu or cuda [the GPU if there is one]")
 
 
