@@ -364,15 +364,13 @@ def path_in(config: SearchConfig, setting: str, path: str) -> SearchConfig:
         "space": {"space": SpaceConfig(name=path)},
         "backbone": {"trainer": replace(config.trainer, backbone=path)},
         "metric": {"reward": replace(config.reward, metric=path)},
-        "record": {"reward": replace(config.reward, record=(path,))},
-        "test_metrics": {"reward": replace(config.reward, test_metrics=(path,))},
         "loss": fixed | {"loss": LossConfig(name=path)},
         "schedule": fixed | {"schedule": ({"loss": path, "scale": 32.0},)},
     }
     return replace(config, **changes[setting])
 
 
-SETTINGS = ("space", "backbone", "metric", "record", "test_metrics", "loss", "schedule")
+SETTINGS = ("space", "backbone", "metric", "loss", "schedule")
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
