@@ -33,13 +33,14 @@ def versions(modules: Sequence[str] = ()) -> dict[str, str]:
 
 
 def plugins(modules: Sequence[str]) -> dict[str, str]:
-    """Version, if it has any, and digest of each plug-in by its top-level module; nothing is imported."""
-    owners = importlib.metadata.packages_distributions() if modules else {}
+    """Version, if a distribution has its name, and digest of each plug-in by its top-level module; nothing is imported."""
     found = {}
     for name in modules:
-        release = [importlib.metadata.version(owner) for owner in owners.get(name, [])[:1]]
         digest = code((name,))
-        found[f"plug-in {name}"] = MISSING if digest == MISSING else " ".join([*release, f"code {digest}"])
+        said = MISSING if digest == MISSING else f"code {digest}"
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            said = said if digest == MISSING else f"{importlib.metadata.version(name)} {said}"
+        found[f"plug-in {name}"] = said
     return found
 
 

@@ -18,7 +18,7 @@ from search_space.config import MAX_SCALE, SpaceConfig
 from search_space.errors import UserError, require, shown
 from search_space.loss import Loss, LossContext, loss_from_dict, register_loss
 from search_space.modulation import log_odds, shifted
-from search_space.plugins import Names
+from search_space.plugins import Names, allow
 from search_space.policy import Array, PolicyState
 from search_space.unified import PARAMETERS, SCALE_UNIT, Unified
 
@@ -321,6 +321,7 @@ def _tried(space: SearchSpace) -> SearchSpace:
     loss = space.decode(space.warmup_action())
     law = f"loss of space {space.name} must"
     require(isinstance(loss, Loss), f"{law} be a {Loss.__module__}.Loss", loss)
+    allow([type(loss).__module__])  # the space, which was let in, has imported it
     names = tuple(loss.parameters())
     require(names == space.parameter_names, f"{law} have the parameters {space.parameter_names}", names)
     require(loss_from_dict(loss.to_dict()) == loss, f"{law} come back from its to_dict", loss)
