@@ -33,14 +33,16 @@ def versions(modules: Sequence[str] = ()) -> dict[str, str]:
 
 
 def plugins(modules: Sequence[str]) -> dict[str, str]:
-    """Version, if a distribution has its name, and digest of each plug-in by its top-level module; nothing is imported."""
+    """Digest of each plug-in by its top-level module, after the version of the distribution of that name, if any.
+
+    Nothing is imported.
+    """
     found = {}
     for name in modules:
-        digest = code((name,))
-        said = MISSING if digest == MISSING else f"code {digest}"
+        release, digest = "", code((name,))
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            said = said if digest == MISSING else f"{importlib.metadata.version(name)} {said}"
-        found[f"plug-in {name}"] = said
+            release = f"{importlib.metadata.version(name)} "
+        found[f"plug-in {name}"] = MISSING if digest == MISSING else f"{release}code {digest}"
     return found
 
 
