@@ -109,9 +109,9 @@ def old_run(store: RunStore, changes: dict[str, Any], view: View) -> SearchConfi
     store.load_last()
     store.summaries()
     check_losses(config)
+    check(config, view)
     for line in changed_code(config, store.load_versions()):
         view.warn(line)
-    check(config, view)
     refuse_other_data(store, config.data)
     return config
 
