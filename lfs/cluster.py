@@ -21,7 +21,7 @@ import click
 import yaml
 
 from lfs.commands import OK, run_command
-from lfs.config import MAY_CHANGE_ON_RESUME
+from lfs.config import MAY_CHANGE_ON_RESUME, SearchConfig
 from lfs.options import Parser, Tree, flag, line_of, read_recipe
 from lfs.terminal import printable
 from lfs.untrusted import MAX_YAML_BYTES
@@ -209,6 +209,7 @@ def start(argv: Sequence[str]) -> int:
     """`lfs.search`, or `lfs.search --resume` where its run is there: one command for first and further tries."""
     from lfs import search  # with torch, which a check does not need
     from lfs.locations import under
+    from lfs.plugins import built
     from lfs.run_store import RunStore
 
     flags = vars(search.parser().parse_args(argv))
@@ -218,6 +219,8 @@ def start(argv: Sequence[str]) -> int:
     if store.exists("config.yaml"):
         if any(event.get("action") == "extend" for event in store.events()):
             flags.pop("generations", None)  # what was said since is in the run
+        settings = {name: text for name, text in flags.items() if name not in ("config", "resume", "detach")}
+        built(SearchConfig, flags["config"] or "builtin", settings)  # allows the plug-ins that this command names
         kept = [part for name in MAY_CHANGE_ON_RESUME if name in flags for part in (flag(name), flags[name])]
         return search.main(["--resume", run, *kept])
     return search.main(argv)

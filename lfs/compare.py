@@ -9,16 +9,17 @@ Examples:
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
 from lfs.commands import FAILED, OK, run_command
-from lfs.config import SEARCH_ONLY, SEED_STEP, AMLFSConfig, CompareConfig, SearchConfig
+from lfs.config import SEARCH_ONLY, SEED_STEP, AMLFSConfig, CompareConfig, SearchConfig, grid_key
 from lfs.locations import under
-from lfs.options import Parser, add_flags, build
+from lfs.options import Parser, add_flags
 from lfs.outcomes import outcome_of
+from lfs.plugins import add_allow_flag, allow_said, built, spelled_out
 from lfs.run_store import RunStore
 from lfs.settings import changed, load_settings, save_settings
 from lfs.terminal import spreadsheet_safe
@@ -26,7 +27,7 @@ from lfs.view import View, default_name
 from search_space.config import LossConfig, SpaceConfig
 from search_space.errors import UserError, require
 from search_space.loss import loss_from_dict
-from search_space.margins import grid_of, make_loss
+from search_space.margins import grid_of, make_loss, parameters_of
 from search_space.spaces import get_space
 from trainers.data.lists import read_list
 from trainers.data.sets import resolve
@@ -85,12 +86,12 @@ def points_of(config: CompareConfig, method: str) -> list[tuple[tuple[str, float
     if method in config.grid:
         points = [((own_parameter(method), value),) for value in config.grid[method]]
     for key, values in config.grid.items():
-        loss, further, parameter = key.partition(".")
-        if loss != method or not further:
+        loss, parameter = grid_key(key)
+        if loss != method or parameter is None:
             continue
         if parameter in dict(points[0]):
             raise UserError(f"grid of {key} must be left out: that of {method} is over {parameter} already")
-        if parameter not in {f.name for f in fields(LossConfig)} - {"name"}:
+        if parameter not in parameters_of(method):
             raise UserError(f"grid of {key} must be over a parameter of {method}, got {parameter!r}")
         points = [(*point, (parameter, value)) for point in points for value in values]
     return points
@@ -114,7 +115,7 @@ def run_of(config: CompareConfig, cell: Cell) -> SearchConfig:
     seed = cell.seed + SEED_STEP * cell.replicate
     shared = {f: getattr(config, f) for f in SearchConfig.__dataclass_fields__}
     if not cell.searched:
-        loss = LossConfig(name=cell.method, **dict(cell.parameters))  # type: ignore[arg-type]
+        loss = LossConfig.of(cell.method, dict(cell.parameters))
         return SearchConfig(**{**shared, "mode": "fixed", "loss": loss, "seed": seed})
     mode, space = search_of(config, cell.method)
     return SearchConfig(**{**shared, "mode": mode, "space": space, "seed": seed})
@@ -162,6 +163,7 @@ def parser() -> Parser:
     )
     made.add_argument("--config", metavar="RECIPE", default="", help="YAML file, or a name in configs/ [builtin]")
     made.add_argument("--resume", metavar="COMPARISON", default="", help="folder of a comparison to go on with")
+    add_allow_flag(made)
     add_flags(made, CompareConfig, but=("loss", "schedule", "mode", "seed", *SEARCH_ONLY))
     return made
 
@@ -170,7 +172,7 @@ def started(recipe: str, flags: dict[str, str], view: View) -> tuple[RunStore, C
     """A new comparison: everything checked, its folder made."""
     from lfs import driver
 
-    config: CompareConfig = build(CompareConfig, recipe or "builtin", flags)
+    config: CompareConfig = built(CompareConfig, recipe or "builtin", flags)
     config = replace(config, name=config.name or default_name(f"compare-{Path(recipe or 'builtin').stem}"))
     root = RunStore(under(config.storage, config.name))
     root.require_absent()
@@ -185,7 +187,7 @@ def started(recipe: str, flags: dict[str, str], view: View) -> tuple[RunStore, C
 
 def refuse_unused(config: CompareConfig) -> None:
     """Refuse settings of rows that a new comparison does not have; a resumed one may leave rows out."""
-    unused = [key for key in config.grid if key.partition(".")[0] not in config.losses]
+    unused = [key for key in config.grid if grid_key(key)[0] not in config.losses]
     require(not unused, "grid must be of losses that are compared", unused)
     spaces = [search_of(config, method)[1].name for method in config.searches]
     own = config.space.name != "am_lfs" and "am_lfs" in spaces
@@ -202,7 +204,7 @@ def check_rows(config: CompareConfig) -> None:
         if cell.searched:
             get_space(search_of(config, cell.method)[1])
         else:
-            make_loss(LossConfig(name=cell.method, **dict(cell.parameters)), scale=config.space.scale)  # type: ignore[arg-type]
+            make_loss(LossConfig.of(cell.method, dict(cell.parameters)), scale=config.space.scale)
 
 
 def resumed(folder: str, flags: dict[str, str], view: View) -> tuple[RunStore, CompareConfig]:
@@ -215,7 +217,8 @@ def resumed(folder: str, flags: dict[str, str], view: View) -> tuple[RunStore, C
 
     root = RunStore(folder)
     config = load_settings(root, SETTINGS, CompareConfig)
-    config = replace(config, **changed(config, flags, MAY_CHANGE))
+    allow_said(flags)
+    config = spelled_out(replace(config, **changed(config, flags, MAY_CHANGE)))
     check_rows(config)
     check(config, view)
     save_settings(root, SETTINGS, config)

@@ -224,6 +224,13 @@ class CompareConfig(SearchConfig):
         refuse_grid(self.grid)
 
 
+def grid_key(key: str) -> tuple[str, str | None]:
+    """`am.scale` as loss and further parameter, None where there is none; a plug-in's path has dots of its own."""
+    path, colon, name = key.rpartition(":")
+    loss, dot, parameter = name.partition(".")
+    return path + colon + loss, parameter if dot else None
+
+
 def refuse_grid(grid: dict[str, tuple[float, ...]]) -> None:
     """Raise `UserError` for a loss without values, or with two that go by the same name."""
     for name, values in grid.items():
@@ -261,7 +268,7 @@ class ReliabilityConfig(SearchConfig):
         refuse_grid(self.grid)
         keep = self.keep_generations
         require(keep is None, "keep_generations must be none: models of several generations are judged", keep)
-        further = [key for key in self.grid if "." in key]
+        further = [key for key in self.grid if grid_key(key)[1] is not None]
         require(not further, "grid must be over a loss's own parameter; others are for lfs.compare", further)
         points = sum(len(values) for values in self.grid.values())
         require(points >= 3, "grid must have at least 3 losses: fewer cannot be ranked", points)

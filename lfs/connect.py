@@ -6,10 +6,12 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from lfs.config import SearchConfig
+from lfs.plugins import VARIABLE
 from search_space.errors import UserError
 
 NAMESPACE = "lfs"
@@ -32,7 +34,11 @@ def ray_cluster(config: SearchConfig) -> Iterator[None]:
         yield
 
 
-QUIET = {"log_to_driver": False, "logging_level": "ERROR", "namespace": NAMESPACE}
+def settings() -> dict[str, Any]:
+    """Of `ray.init`: quiet, and its processes may import the plug-ins that this one may."""
+    quiet = {"log_to_driver": False, "logging_level": "ERROR", "namespace": NAMESPACE}
+    told = {VARIABLE: os.environ[VARIABLE]} if VARIABLE in os.environ else {}
+    return quiet | ({"runtime_env": {"env_vars": told}} if told else {})
 
 
 @contextlib.contextmanager
@@ -50,7 +56,7 @@ def started(*, dashboard: bool) -> Iterator[None]:
 
         # "local", since without an address Ray would join whatever cluster was last started on this machine.
         with cannot_be_reached("this machine", "see ~/.ray"):
-            ray.init("local", include_dashboard=dashboard, dashboard_host="127.0.0.1", **QUIET)
+            ray.init("local", include_dashboard=dashboard, dashboard_host="127.0.0.1", **settings())
         try:
             yield
         finally:
@@ -70,7 +76,7 @@ def joined(address: str) -> Iterator[None]:
 
         hint = "is it running, and is its token in ~/.ray/auth_token or RAY_AUTH_TOKEN?"
         with cannot_be_reached(address, hint), silent_stderr():  # Ray's C++ side repeats there what the exception says
-            ray.init(address=address, **QUIET)
+            ray.init(address=address, **settings())
         try:
             yield
         finally:

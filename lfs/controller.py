@@ -27,6 +27,7 @@ from lfs.config import SearchConfig
 from lfs.connect import NAMESPACE
 from lfs.demand import ACTIONS, Demand, standing
 from lfs.messages import GenerationRecord, Lease, Report
+from lfs.plugins import packages
 from lfs.run_store import RunStore
 from lfs.shares import Claim
 from lfs.stragglers import Stragglers
@@ -74,7 +75,7 @@ class Controller:
         self.demand = Demand(search, self.attendance)
         for action in standing(self.store, search.state.generation):
             self.demand.obey(action)
-        self._versions = look.versions()
+        self._versions = look.versions(packages(config))
         leave_garbage()
 
     # ---- trainers

@@ -12,6 +12,7 @@ from lfs.connect import joins, ray_cluster
 from lfs.data_digest import data_digest, refuse_other_data
 from lfs.generation import fixed_losses
 from lfs.locations import under
+from lfs.plugins import changed_code
 from lfs.presence import Presence, controller_name, this_process
 from lfs.quiet import interrupts, leave, quiet_logs
 from lfs.room import Room, alive_nodes, fit_workers, growth_of_cluster, rank_needs, said
@@ -24,6 +25,8 @@ from trainers.backbones import plan_backbone
 from trainers.config import DataConfig, PairsConfig
 from trainers.data.builtin import ensure_builtin_faces
 from trainers.data.check import check_data, overlap_warning
+from trainers.metrics import load_plugin
+from trainers.validation import named_metrics
 
 logger = logging.getLogger(__name__)
 Config = TypeVar("Config", bound=SearchConfig)
@@ -45,9 +48,7 @@ def resolve(config: Config, view: View) -> Config:
     Raises:
         UserError: the space's settings do not fit each other, or the data cannot be used.
     """
-    get_space(config.space)
-    if config.mode == "fixed":
-        fixed_losses(config)
+    check_losses(config)
     if config.start:
         config = replace(config, start=pinned(config.start))
         started(config)
@@ -61,6 +62,13 @@ def resolve(config: Config, view: View) -> Config:
         data = ensure_builtin_faces(progress=view.progress("making the built-in faces")).data_config(data)
     data = absolute(data)
     return replace(config, data=data, population_size=config.population)
+
+
+def check_losses(config: SearchConfig) -> None:
+    """Raise `UserError` for a space or a loss that cannot be made."""
+    get_space(config.space)
+    if config.mode == "fixed":
+        fixed_losses(config)
 
 
 def absolute(data: DataConfig) -> DataConfig:
@@ -100,13 +108,18 @@ def old_run(store: RunStore, changes: dict[str, Any], view: View) -> SearchConfi
         pass
     store.load_last()
     store.summaries()
+    check_losses(config)
     check(config, view)
+    for line in changed_code(config, store.load_versions()):
+        view.warn(line)
     refuse_other_data(store, config.data)
     return config
 
 
 def check(config: SearchConfig, view: View) -> None:
     """Refuse bad data and networks that cannot be built now, and say what is there."""
+    for metric in (*named_metrics("reward", config.reward), *named_metrics("test", config.reward)):
+        load_plugin(metric)
     plan_backbone(config.trainer.backbone, config.trainer.embedding_dim, config.data.input_size)
     report = check_data(config.data, config.trainer.batch_size, config.reward)
     view.say(str(report))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
+from lfs.plugins import add_allow_flag
 from search_space.errors import UserError, require
 from trainers.config import TrainerConfig
 from trainers.device import find_device
@@ -87,7 +88,7 @@ def _on_ray(
 
     num_cpus = max(1, options.num_threads)
     options = replace(options, num_threads=num_cpus)
-    task = ray.remote(num_cpus=num_cpus, num_gpus=workers.gpus, max_retries=MAX_RETRIES)(embed_shard)
+    task = ray.remote(num_cpus=num_cpus, num_gpus=workers.gpus, max_retries=MAX_RETRIES)(_embed_there)
     shared = ray.put(model)
     limit = workers.num_workers or int(ray.cluster_resources().get("CPU", 1) // num_cpus) or 1
     waiting: list[int] = list(reversed(numbers))
@@ -103,6 +104,11 @@ def _on_ray(
         for reference in running:
             with contextlib.suppress(Exception):
                 ray.cancel(reference, force=True)
+
+
+def _embed_there(model: BackboneModel, shard: Shard, options: EmbedOptions) -> EmbeddedShard:
+    """`embed_shard` by a process of Ray's, which by this module knows of the plug-ins that it may import."""
+    return embed_shard(model, shard, options)
 
 
 def _answer(reference: Any) -> EmbeddedShard:
@@ -154,6 +160,7 @@ def add_worker_flags(made: argparse.ArgumentParser) -> None:
     add(
         "--device", default=None, metavar="DEVICE", help="cpu or cuda [the GPU if there is one, here or in the cluster]"
     )
+    add_allow_flag(made)
 
 
 def embed_options(options: argparse.Namespace) -> EmbedOptions:

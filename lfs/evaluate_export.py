@@ -24,6 +24,7 @@ from lfs.evaluate_embed import one_model
 from lfs.model_file import MODEL, ModelFile, save_model
 from lfs.onnx_file import TOLERANCE, compare, onnx_bytes, require_packages
 from lfs.outputs import refuse_existing
+from lfs.plugins import add_allow_flag
 from lfs.terminal import printable
 from lfs.view import View
 from search_space.errors import require
@@ -50,6 +51,7 @@ def add_parser(actions: Any) -> None:
     add("--to", default="", metavar="DIR", help=f"folder to write: {MODEL} and its weights")
     add("--lmdb", default="", metavar="LMDB", help="pictures to compare on, besides random ones")
     add("--overwrite", action="store_true", help="replace files that are there")
+    add_allow_flag(made)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,12 @@ PACKAGES = ("search_space", "trainers", "lfs")
 MISSING = "none"
 
 
-def versions() -> dict[str, str]:
-    """Versions here of what must be equal on every node; `code` stands for this project's files."""
+def versions(modules: Sequence[str] = ()) -> dict[str, str]:
+    """Versions here of what must be equal on every node; `code` stands for this project's files.
+
+    Args:
+        modules: top-level modules of plug-ins.
+    """
     found = {"Python": ".".join(platform.python_version_tuple()[:2])}
     for name in DISTRIBUTIONS:
         try:
@@ -24,21 +29,38 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[name] = MISSING
     found["code of lfs"] = code()
+    return found | plugins(modules)
+
+
+def plugins(modules: Sequence[str]) -> dict[str, str]:
+    """Digest of each plug-in by its top-level module, after the version of the distribution of that name, if any.
+
+    Nothing is imported.
+    """
+    found = {}
+    for name in modules:
+        release, digest = "", code((name,))
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            release = f"{importlib.metadata.version(name)} "
+        found[f"plug-in {name}"] = MISSING if digest == MISSING else f"{release}code {digest}"
     return found
 
 
-def code() -> str:
-    """A short digest of this project's Python files; `none` where a package is missing."""
+def code(modules: Sequence[str] = PACKAGES) -> str:
+    """A short digest of the Python files of this project, or of others; `none` where one of them is missing."""
     digest = hashlib.sha256()
-    for package in PACKAGES:
+    for module in modules:
         spec = None
         with contextlib.suppress(ImportError, ValueError):
-            spec = importlib.util.find_spec(package)
-        if spec is None or not spec.submodule_search_locations:
+            spec = importlib.util.find_spec(module)
+        roots = [Path(root) for root in (spec and spec.submodule_search_locations) or ()]
+        files = [(root, path) for root in roots for path in sorted(root.rglob("*.py"))]
+        if not roots and spec and spec.origin and Path(spec.origin).is_file():
+            files = [(Path(spec.origin).parent, Path(spec.origin))]
+        if not files:
             return MISSING
-        root = Path(next(iter(spec.submodule_search_locations)))
-        for path in sorted(root.rglob("*.py")):
-            digest.update(f"{package}/{path.relative_to(root)}\0".encode() + path.read_bytes())
+        for root, path in files:
+            digest.update(f"{module}/{path.relative_to(root)}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:10]
 
 
@@ -72,6 +94,6 @@ def read_text(uri: str) -> str:
         return ""
 
 
-def look(paths: list[str], mark: str) -> dict[str, Any]:
+def look(paths: list[str], mark: str, modules: Sequence[str] = ()) -> dict[str, Any]:
     """Everything at once: versions, sizes of the data's files, the text of the mark in the storage."""
-    return {"versions": versions(), "sizes": sizes(paths), "mark": read_text(mark)}
+    return {"versions": versions(modules), "sizes": sizes(paths), "mark": read_text(mark)}

@@ -184,10 +184,17 @@ def typed(text: str, hint: Any) -> object:
         return None
     if is_tuple(hint):
         return [part.strip() for part in text.split(",") if part.strip()]
-    if typing.get_origin(hint) is dict:  # "am=0.1,0.2 arc=0.3"
-        entries = [entry.partition("=") for entry in text.split()]
-        return {key: [part for part in values.split(",") if part] for key, _, values in entries}
+    if values := dict_values(hint):  # "am=0.1,0.2 arc=0.3"
+        return {key: typed(value, values) for key, _, value in (entry.partition("=") for entry in text.split())}
     return text
+
+
+def dict_values(hint: Any) -> Any:
+    """The type of a mapping's values; None: a setting that is no mapping."""
+    for part in typing.get_args(hint) if isinstance(hint, UnionType) else (hint,):
+        if typing.get_origin(part) is dict:
+            return typing.get_args(part)[1]
+    return None
 
 
 def split_commas(cls: type, values: Tree) -> Tree:

@@ -10,6 +10,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from lfs import look
 from lfs.config import SearchConfig
 from lfs.locations import under
+from lfs.plugins import packages
 from lfs.room import Resources, fits_on
 from lfs.run_store import RunStore
 from lfs.view import View
@@ -36,9 +37,10 @@ def check_nodes(
     mark = secrets.token_hex(16)
     store.write(mark.encode(), MARK)
     paths = [] if builtin_cache(config.data) else data_paths(config.data)  # a trainer makes what is built in
-    expected = look.look(paths, "")
+    modules = packages(config)
+    expected = look.look(paths, "", modules)
     try:
-        for node, found in zip(others, look_at(others, paths, under(store.uri, MARK)), strict=True):
+        for node, found in zip(others, look_at(others, paths, under(store.uri, MARK), modules), strict=True):
             where = f"node {node['NodeManagerAddress']}"
             if isinstance(found, Exception):  # it is going, or so busy that it will not get a trainer soon
                 view.warn(f"{where} does not answer and is not checked: {str(found).strip().splitlines()[0]}")
@@ -50,12 +52,12 @@ def check_nodes(
         store.delete(MARK)
 
 
-def look_at(nodes: Sequence[dict[str, Any]], paths: list[str], mark: str) -> list[Any]:
+def look_at(nodes: Sequence[dict[str, Any]], paths: list[str], mark: str, modules: list[str]) -> list[Any]:
     """What each node says, or the exception that came of asking."""
     ray.cloudpickle.register_pickle_by_value(look)
     try:
         task = ray.remote(look.look)
-        asked = [task.options(**on(node["NodeID"])).remote(paths, mark) for node in nodes]
+        asked = [task.options(**on(node["NodeID"])).remote(paths, mark, modules) for node in nodes]
     finally:
         ray.cloudpickle.unregister_pickle_by_value(look)
     ray.wait(asked, num_returns=len(asked), timeout=TIMEOUT_S)

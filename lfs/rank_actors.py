@@ -22,6 +22,7 @@ from lfs import look
 from lfs.config import SearchConfig
 from lfs.locations import under
 from lfs.messages import Lease
+from lfs.plugins import packages
 from lfs.preflight import refuse_storage, refuse_versions
 from lfs.room import rank_needs
 from search_space.errors import UserError
@@ -89,7 +90,7 @@ class Part:
         return CandidateTrainer(config, search.data, search.reward, seed=search.seed, device=own_device(), ranks=ranks)
 
     def _check(self) -> None:
-        refuse_versions(self.where, look.versions(), self.versions)
+        refuse_versions(self.where, look.versions(packages(self.search)), self.versions)
         refuse_storage(self.where, self.run, bool(look.read_text(under(self.run, "config.yaml"))))
         if cache := builtin_cache(self.search.data):
             ensure_builtin_faces(cache)  # this may be another machine than the driver's

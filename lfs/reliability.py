@@ -30,8 +30,9 @@ from lfs.commands import FAILED, OK, run_command
 from lfs.compare import own_parameter
 from lfs.config import SEARCH_ONLY, ReliabilityConfig, SearchConfig
 from lfs.locations import under
-from lfs.options import Parser, add_flags, build
+from lfs.options import Parser, add_flags
 from lfs.outcomes import outcome_of
+from lfs.plugins import add_allow_flag, built
 from lfs.rank import Reliability, reliability
 from lfs.run_store import RunStore
 from lfs.settings import changed, load_settings, save_settings
@@ -68,6 +69,7 @@ def parser() -> Parser:
     hidden = ["loss", "schedule", "mode", "order", "generations", "policy", "population_size", "warmup_generations"]
     hidden += SEARCH_ONLY
     hidden += [f"space.{setting.name}" for setting in fields(SpaceConfig) if setting.name != "scale"]
+    add_allow_flag(made)
     add_flags(made, ReliabilityConfig, but=hidden)
     return made
 
@@ -88,7 +90,7 @@ def losses_of(config: ReliabilityConfig) -> dict[str, LossConfig]:
     for name, values in config.grid.items():
         parameter = own_parameter(name)
         for value in values:
-            losses[f"{name} {parameter}={value:g}"] = LossConfig(name=name, **{parameter: value})  # type: ignore[arg-type]
+            losses[f"{name} {parameter}={value:g}"] = LossConfig.of(name, {parameter: value})
     for loss in losses.values():
         make_loss(loss, scale=config.space.scale)
     return losses
@@ -156,7 +158,7 @@ def plan(config: ReliabilityConfig, root: RunStore) -> Plan:
 
 def cell_name(loss: str, order: int) -> str:
     """Folder of a run."""
-    return f"{loss.replace(' ', '-')}-order{order}"
+    return f"{loss.replace(' ', '-').replace(':', '_')}-order{order}"
 
 
 def judged(config: ReliabilityConfig, root: RunStore, made: Plan) -> list[Reliability]:
@@ -221,7 +223,7 @@ def started(recipe: str, flags: dict[str, str], view: View) -> tuple[RunStore, R
     """A new study: everything checked, its folder made."""
     from lfs.driver import check, resolve
 
-    config = build(ReliabilityConfig, recipe or "builtin", flags)
+    config = built(ReliabilityConfig, recipe or "builtin", flags)
     config = replace(config, name=config.name or default_name(f"reliability-{Path(recipe or 'builtin').stem}"))
     root = RunStore(under(config.storage, config.name))
     root.require_absent()

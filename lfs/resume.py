@@ -7,7 +7,8 @@ from typing import Any
 
 from lfs.board import pinned
 from lfs.config import MAY_CHANGE_ON_RESUME, SearchConfig
-from lfs.options import as_flag, build, checked, flag, leaves, overlay, read_recipe
+from lfs.options import as_flag, checked, flag, leaves, overlay, read_recipe
+from lfs.plugins import allow_said, built, spelled_out
 from lfs.run_store import RunStore, plain
 from search_space.errors import UserError
 from trainers.data.builtin import ensure_builtin_faces
@@ -47,8 +48,9 @@ def resumed(run: str, flags: Mapping[str, str], recipe: str = "") -> tuple[RunSt
 def as_given(config: SearchConfig, flags: Mapping[str, str], recipe: str) -> SearchConfig:
     """The configuration that recipe and flags stand for; what a resume may change, only where they name it."""
     if not recipe:
-        return checked(SearchConfig, overlay(plain(asdict(config)), flags, SearchConfig), "", flags=flags)
-    given, (_, values, _) = build(SearchConfig, recipe, flags), read_recipe(recipe)
+        allow_said(flags)
+        return spelled_out(checked(SearchConfig, overlay(plain(asdict(config)), flags, SearchConfig), "", flags=flags))
+    given, (_, values, _) = built(SearchConfig, recipe, flags), read_recipe(recipe)
     kept = {name: getattr(config, name) for name in MAY_CHANGE_ON_RESUME if name not in flags and name not in values}
     return replace(given, **kept)
 

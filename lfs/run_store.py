@@ -23,11 +23,13 @@ from typing import Any
 
 import yaml
 
+from lfs import look
 from lfs.config import SearchConfig
 from lfs.folder import TEMPORARY, Folder, StorageError, reason
 from lfs.generations import Generations
 from lfs.locations import under
 from lfs.options import checked
+from lfs.plugins import packages
 from lfs.stored import event_of, result_of
 from lfs.untrusted import read_yaml
 from search_space.errors import UserError, first_line, shown
@@ -56,6 +58,11 @@ class RunStore(Generations):
         """What the run's data was when it was started, by file; None: not recorded."""
         digest = self._stored().get("data")
         return digest if isinstance(digest, dict) else None
+
+    def load_versions(self) -> dict[str, Any]:
+        """What the run was started with; empty: not recorded."""
+        versions = self._stored().get("versions")
+        return versions if isinstance(versions, dict) else {}
 
     def _stored(self) -> dict[str, Any]:
         place = under(self.uri, CONFIG)
@@ -125,9 +132,8 @@ class RunStore(Generations):
             UserError: it is there, or cannot be written.
         """
         self.require_absent()
-        versions = {name: version(name) for name in ("lfs", "torch", "ray", "numpy")} | {
-            "python": platform.python_version()
-        }
+        versions = {name: version(name) for name in ("lfs", "torch", "ray", "numpy")}
+        versions |= {"python": platform.python_version()} | look.plugins(packages(config))
         values: dict[str, Any] = {"format": FORMAT, "versions": versions, "config": plain(asdict(config))}
         values |= {"data": dict(digest)} if digest else {}
         try:

@@ -17,7 +17,8 @@ from lfs.commands import FAILED, OK, complain, run_command
 from lfs.config import SearchConfig
 from lfs.detach import detached
 from lfs.locations import under
-from lfs.options import Parser, add_flags, build, flag
+from lfs.options import Parser, add_flags, flag
+from lfs.plugins import add_allow_flag, built
 from lfs.resume import resumed
 from lfs.run_store import RunStore
 from lfs.view import View, default_name
@@ -37,6 +38,7 @@ def parser() -> Parser:
     made.add_argument("--resume", metavar="RUN", default="", help=goes_on)
     goes_on = "go on without this terminal once the search runs; python -m lfs.status NAME attaches to it"
     made.add_argument("--detach", action="store_true", help=goes_on)
+    add_allow_flag(made)
     add_flags(made, SearchConfig, but=("loss", "schedule"))
     return made
 
@@ -49,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
     if resume:
         store, changes = resumed(resume, flags, recipe)
     else:
-        config = build(SearchConfig, recipe or "builtin", flags)
+        config = built(SearchConfig, recipe or "builtin", flags)
         config = replace(config, name=config.name or default_name(Path(recipe or "builtin").stem))
 
         store = RunStore(under(config.storage, config.name))

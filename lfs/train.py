@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from lfs.commands import FAILED, OK, run_command
 from lfs.config import SEARCH_ONLY, SearchConfig, refuse_ranks
-from lfs.options import Parser, add_flags, build, checked, overlay
+from lfs.options import Parser, add_flags, checked, overlay
+from lfs.plugins import add_allow_flag, allow_said, built, spelled_out
 from lfs.resume import resumed
 from lfs.run_store import RunStore
 from lfs.view import View, default_name
@@ -45,12 +46,14 @@ def parser() -> Parser:
     known = ", ".join(LOSSES)
     made.add_argument(
         "--loss", metavar="LOSS|RUN", default="",
-        help=f"{known}; or a run, whose winning losses are replayed generation by generation from scratch",
+        help=f"{known}; MODULE:NAME of a plug-in; or a run, whose winning losses are replayed generation by "
+        "generation from scratch",
     )  # fmt: skip
     made.add_argument("--config", metavar="RECIPE", default="", help="YAML file, or a name in configs/ [builtin]")
     made.add_argument(
         "--resume", metavar="RUN", default="", help="run directory to continue after its last committed generation"
     )
+    add_allow_flag(made)
     add_flags(made, SearchConfig, but=NOT_HERE)
     return made
 
@@ -71,12 +74,13 @@ def replayed(source: RunStore, recipe: str, flags: dict[str, str]) -> SearchConf
         if name.startswith("loss."):
             raise UserError(f"--{name} does not apply to the replay of a run: its losses are what they were")
     if recipe:
-        config = build(SearchConfig, recipe, flags)
+        config = built(SearchConfig, recipe, flags)
     else:
         plain = replace(config, mode="search", loss=LossConfig(), schedule=(), name="", storage="runs", order=0)
         plain = replace(plain, gpus_per_worker=None, ranks_per_worker=None)  # one process, with whole batches
         kept = asdict(replace(plain, generations=len(schedule)))
-        config = checked(SearchConfig, overlay(kept, flags, SearchConfig), source.uri, flags=flags)
+        allow_said(flags)
+        config = spelled_out(checked(SearchConfig, overlay(kept, flags, SearchConfig), source.uri, flags=flags))
     return replace(config, mode="fixed", loss=LossConfig(), schedule=schedule)
 
 
@@ -90,7 +94,8 @@ def configured(loss: str, recipe: str, flags: dict[str, str]) -> SearchConfig:
     elif loss not in LOSSES and ("/" in loss or Path(loss).exists()):
         raise UserError(f"--loss: {loss} is no run: it has no config.yaml")
     else:
-        config, stem = build(SearchConfig, recipe or "builtin", {**flags, "mode": "fixed", "loss.name": loss}), loss
+        named = {**flags, "mode": "fixed", "loss.name": loss}
+        config, stem = built(SearchConfig, recipe or "builtin", named), loss.replace(":", ".")
     refuse_ranks(config)
     return replace(config, name=config.name or default_name(stem))
 

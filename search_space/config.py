@@ -1,7 +1,9 @@
 """What a user may set about the search space and the policy; checked when made."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 from search_space.errors import require
 
@@ -20,7 +22,8 @@ class SpaceConfig:
     """`global` and `local` search the margin, one for all samples or one per bin of the target probability;
     `paper_global` and `paper_local` are the published parameterisation. `am_lfs` searches piecewise-linear functions of
     the target cosine and of its probability, `unified` the parameters that CosFace, ArcFace, MV-softmax, CurricularFace
-    and the focal loss have in common. Settings that do not apply to a space are refused."""
+    and the focal loss have in common; `MODULE:NAME` is a plug-in's. Settings that do not apply to a space are
+    refused."""
 
     scale: float = 32.0
     """Scale `s` of the cosine logits."""
@@ -75,6 +78,9 @@ class SpaceConfig:
     adaptive: bool | None = None
     """`unified`, negatives: whether the weight of a class grows with its cosine, default true."""
 
+    parameters: dict[str, float] | None = None
+    """Settings of a plug-in's space, `a=1 b=0.5`."""
+
     def __post_init__(self) -> None:
         require(0 < self.scale <= MAX_SCALE, f"space scale must be in (0, {MAX_SCALE:g}]", self.scale)
         good_bins = self.num_bins is None or 1 <= self.num_bins <= 1000
@@ -100,7 +106,7 @@ class LossConfig:
 
     name: str = ""
     """`softmax`, `norm_softmax`, `a_softmax`, `v_softmax`, `arc`, `am`, `mv_am`, `mv_arc`, `combined`, `curricular`,
-    `adaface`, `magface`, `elastic_arc`, `elastic_am`, `adacos` or `circle`."""
+    `adaface`, `magface`, `elastic_arc`, `elastic_am`, `adacos`, `circle`, or `MODULE:NAME` of a plug-in."""
 
     scale: float | None = None
     """Scale `s`. Default: that of the search space, but 256 in `circle`. `softmax`, `a_softmax`, `v_softmax` and
@@ -163,6 +169,16 @@ class LossConfig:
 
     dynamic: bool | None = None
     """`adacos`: whether the scale follows the training, default true; else it hangs on the number of classes alone."""
+
+    parameters: dict[str, float] | None = None
+    """Parameters of a plug-in's loss that have no flag of their own, `a=1 b=0.5`."""
+
+    @classmethod
+    def of(cls, name: str, values: Mapping[str, Any]) -> "LossConfig":
+        """A loss with parameters by name, whether or not they have a setting of their own."""
+        own = {field.name for field in fields(cls)} - {"name", "parameters"}
+        rest = {key: value for key, value in values.items() if key not in own}
+        return cls(name=name, **{key: values[key] for key in own & set(values)}, parameters=rest or None)
 
 
 ADVANTAGE_KINDS = ("range", "standardize", "rank")

@@ -1,6 +1,5 @@
 """What every loss is to a trainer: searched or hand-crafted, one small frozen object."""
 
-import difflib
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -11,7 +10,8 @@ import torch
 from torch import Tensor
 
 from search_space.class_products import Cosines
-from search_space.errors import UserError
+from search_space.errors import UserError, shown
+from search_space.plugins import Names
 
 
 @dataclass(kw_only=True)
@@ -39,7 +39,7 @@ class Loss(ABC):
     """A loss on cosines. Subclasses are frozen dataclasses of plain numbers: their parameters, validated when made."""
 
     name: ClassVar[str]
-    """The name under which `margins.make_loss` or a stored run finds it."""
+    """The name under which `margins.make_loss` or a stored run finds it; of a plug-in, its dotted path."""
 
     normalise_embedding: ClassVar[bool] = True
     """Whether the first argument is divided by the length of the embedding ..."""
@@ -52,6 +52,10 @@ class Loss(ABC):
 
     scale: float = 32.0
     """Scale `s` of the cosines."""
+
+    def __init_subclass__(cls) -> None:
+        if "name" not in cls.__dict__:
+            cls.name = f"{cls.__module__}:{cls.__qualname__}"
 
     @abstractmethod
     def per_sample(self, cosines: Cosines, target: Tensor, context: LossContext | None = None) -> Tensor:
@@ -104,6 +108,8 @@ class Loss(ABC):
 
 
 _LOSS_CLASSES: dict[str, type[Loss]] = {}
+LOSS_PLUGINS = "lfs.losses"
+"""Group of the entry points of losses."""
 _HOMES = ("search_space.margins", "search_space.spaces")  # importing these two registers every loss of this version
 
 _AnyLoss = TypeVar("_AnyLoss", bound=type[Loss])
@@ -116,6 +122,23 @@ def register_loss(cls: _AnyLoss) -> _AnyLoss:
     return cls
 
 
+def fault_of_class(found: object, path: str, base: "type[Loss]" = Loss) -> str:
+    """What must be changed in a class, or whatever a plug-in has in its place, for it to be a loss; empty: nothing."""
+    if not (isinstance(found, type) and issubclass(found, base)):
+        return f"be a subclass of {base.__module__}.{base.__name__}, got {shown(found)}"
+    if missing := ", ".join(sorted(getattr(found, "__abstractmethods__", ()))):
+        return f"have {missing}"
+    parameters = found.__dict__.get("__dataclass_params__")
+    if not (parameters and parameters.frozen):
+        return "have the decorator @dataclass(frozen=True, kw_only=True)"
+    if found.name != path:
+        return f"go by where it is defined, {found.__module__}:{found.__qualname__}, without a `name` of its own"
+    return ""
+
+
+_STORED: Names[type[Loss]] = Names("stored loss", LOSS_PLUGINS, _LOSS_CLASSES, fault_of_class)
+
+
 def loss_from_dict(values: Mapping[str, Any]) -> Loss:
     """The loss, searched or hand-crafted, whose `to_dict` gave `values`; bit for bit.
 
@@ -124,13 +147,10 @@ def loss_from_dict(values: Mapping[str, Any]) -> Loss:
     """
     for home in _HOMES:
         importlib.import_module(home)
-    name = values.get("loss")
-    if name not in _LOSS_CLASSES:
-        nearest = " or ".join(difflib.get_close_matches(str(name), _LOSS_CLASSES, n=2, cutoff=0))
-        known = ", ".join(sorted(_LOSS_CLASSES))
-        raise UserError(f"stored loss must be one that this version knows ({known}), got {name!r}; nearest: {nearest}")
+    name = _STORED.spelled(values.get("loss"))
+    cls = _LOSS_CLASSES.get(name) or _STORED.plugin(name)
     try:
-        return _LOSS_CLASSES[name].from_dict(values)
+        return cls.from_dict(values)
     except UserError:
         raise
     except (TypeError, ValueError) as error:

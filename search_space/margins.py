@@ -5,20 +5,20 @@
 differs from f(c) = g(c) = c.
 """
 
-import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from search_space.adaptive import AdaCos, AdaFace, ElasticAM, ElasticArc, MagFace
 from search_space.class_products import Cosines
 from search_space.config import LossConfig
-from search_space.errors import UserError
+from search_space.errors import UserError, first_line
 from search_space.hard_negatives import MVAM, Circle, Curricular, MVArc
-from search_space.loss import Loss, LossContext, register_loss
+from search_space.loss import LOSS_PLUGINS, Loss, LossContext, fault_of_class, register_loss
 from search_space.margin_loss import (
     ANGLE,
     COSINE,
@@ -31,6 +31,7 @@ from search_space.margin_loss import (
     falling_cosine,
 )
 from search_space.modulation import log_odds, target_and_rest
+from search_space.plugins import Names
 
 
 @register_loss
@@ -213,7 +214,7 @@ LOSSES: dict[str, type[Loss]] = {cls.name: cls for cls in _ALL}
 
 
 def make_loss(config: LossConfig, *, scale: float) -> Loss:
-    """The hand-crafted loss that `config` names.
+    """The hand-crafted loss, or that of a plug-in, which `config` names.
 
     Args:
         scale: scale of the search space, for losses that neither are given a scale nor have one of their own.
@@ -221,8 +222,8 @@ def make_loss(config: LossConfig, *, scale: float) -> Loss:
         UserError: no such loss (the nearest names are given), or a parameter is not one of this loss, or out of range.
     """
     cls = _find(config.name)
-    given = {f.name: getattr(config, f.name) for f in fields(config) if f.name != "name"}
-    given = {key: value for key, value in given.items() if value is not None}
+    given = {f.name: getattr(config, f.name) for f in fields(config) if f.name not in ("name", "parameters")}
+    given = {key: value for key, value in given.items() if value is not None} | (config.parameters or {})
     for key in given:
         if key not in cls.takes():
             takes = ", ".join(cls.takes()) or "no parameters"
@@ -245,6 +246,15 @@ def grid_of(name: str) -> list[dict[str, float]]:
     return [dict(zip(names, point, strict=True)) for point in zip(*(values for _, values in grid), strict=True)]
 
 
+def parameters_of(name: str) -> tuple[str, ...]:
+    """Names of the parameters that a loss takes.
+
+    Raises:
+        UserError: no such loss.
+    """
+    return _find(name).takes()
+
+
 _ELSEWHERE = {
     "normface": "norm_softmax",
     "sphereface": "a_softmax",
@@ -256,10 +266,24 @@ _ELSEWHERE = {
 """What some are called elsewhere; only to guess what was meant."""
 
 
+def _fault(found: object, path: str) -> str:
+    """What must be changed in a plug-in's class for it to be trained with by name; empty: nothing."""
+    if fault := fault_of_class(found, path, MarginLoss):
+        return fault
+    assert isinstance(found, type)
+    try:
+        loss: MarginLoss = found()
+    except TypeError as error:
+        return f"have a default for each parameter: {first_line(error)}"
+    context = LossContext(norms=torch.ones(2), target_norms=torch.ones(2), state=loss.initial_state())
+    values = loss.per_sample(torch.tensor([[0.5, 0.1, 0.0], [0.2, 0.3, 0.1]]), torch.tensor([0, 1]), context)
+    good = isinstance(values, Tensor) and values.shape == (2,) and bool(values.isfinite().all())
+    return "" if good else "give one finite value per sample, [batch], in per_sample"
+
+
+NAMES: Names[type[MarginLoss]] = Names("loss name", LOSS_PLUGINS, [cls.name for cls in _ALL], _fault, _ELSEWHERE)
+
+
 def _find(name: str) -> type[MarginLoss]:
-    known = {cls.name: cls for cls in _ALL}
-    if name not in known:
-        matches = difflib.get_close_matches(name.lower(), [*known, *_ELSEWHERE], n=2, cutoff=0)
-        nearest = " or ".join(dict.fromkeys(_ELSEWHERE.get(match, match) for match in matches))
-        raise UserError(f"loss name must be one of {', '.join(known)}, got {name!r}; did you mean {nearest}?")
-    return known[name]
+    name = NAMES.spelled(name)
+    return {cls.name: cls for cls in _ALL}.get(name) or NAMES.plugin(name)

@@ -1,6 +1,5 @@
 """Search spaces: what an action means as a loss."""
 
-import difflib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -16,9 +15,10 @@ from torch.nn import functional
 from search_space.am_lfs import AMLFS
 from search_space.class_products import Cosines
 from search_space.config import MAX_SCALE, SpaceConfig
-from search_space.errors import UserError, require
-from search_space.loss import Loss, LossContext, register_loss
+from search_space.errors import UserError, require, shown
+from search_space.loss import Loss, LossContext, loss_from_dict, register_loss
 from search_space.modulation import log_odds, shifted
+from search_space.plugins import Names, allow
 from search_space.policy import Array, PolicyState
 from search_space.unified import PARAMETERS, SCALE_UNIT, Unified
 
@@ -75,7 +75,7 @@ def _margin_names(num_bins: int) -> tuple[str, ...]:
 class SearchSpace(ABC):
     """A set of losses, indexed by actions `[dim]`, and where the policy starts in it.
 
-    To add one, subclass and decorate its maker with `register`.
+    To add one, subclass; one of this project decorates its maker with `register`, a plug-in's class is its own maker.
 
     Args:
         config: name and scale are taken from here; everything else is up to the subclass.
@@ -296,11 +296,36 @@ def get_space(config: SpaceConfig) -> SearchSpace:
     Raises:
         UserError: no such space (the nearest names are given), or a setting does not fit this space.
     """
-    if config.name not in _SPACES:
-        nearest = " or ".join(difflib.get_close_matches(config.name, _SPACES, n=2, cutoff=0))
-        law = f"space name must be one of {', '.join(_SPACES)}"
-        raise UserError(f"{law}, got {config.name!r}; did you mean {nearest}?")
-    return _SPACES[config.name](config)
+    name = NAMES.spelled(config.name)
+    space = (_SPACES.get(name) or NAMES.plugin(name))(config)
+    return space if name in _SPACES else _tried(space)
+
+
+def _fault(found: object, path: str) -> str:
+    """What must be changed in a plug-in's class for it to be a space; empty: nothing."""
+    if not (isinstance(found, type) and issubclass(found, SearchSpace)):
+        return f"be a subclass of {SearchSpace.__module__}.{SearchSpace.__name__}, got {shown(found)}"
+    missing = ", ".join(sorted(found.__abstractmethods__))
+    return f"have {missing}" if missing else ""
+
+
+NAMES: Names[Callable[[SpaceConfig], SearchSpace]] = Names("space name", "lfs.spaces", _SPACES, _fault)
+
+
+def _tried(space: SearchSpace) -> SearchSpace:
+    """A plug-in's space, once its first loss is known to be one that a run can store.
+
+    Raises:
+        UserError: what is wrong with it.
+    """
+    loss = space.decode(space.warmup_action())
+    law = f"loss of space {space.name} must"
+    require(isinstance(loss, Loss), f"{law} be a {Loss.__module__}.Loss", loss)
+    allow([type(loss).__module__])  # the space, which was let in, has imported it
+    names = tuple(loss.parameters())
+    require(names == space.parameter_names, f"{law} have the parameters {space.parameter_names}", names)
+    require(loss_from_dict(loss.to_dict()) == loss, f"{law} come back from its to_dict", loss)
+    return space
 
 
 def _one_bin(config: SpaceConfig) -> int:

@@ -109,7 +109,8 @@ class TrainerConfig:
     """How one candidate is trained."""
 
     backbone: str = "mobilefacenet"
-    """`mobilefacenet`, `resnet50`, `resnet101` (112 pixels) or `small` (any input size, for CPUs)."""
+    """`mobilefacenet`, `resnet50`, `resnet101` (112 pixels), `small` (any input size, for CPUs), or `MODULE:NAME` of a
+    plug-in."""
 
     embedding_dim: int = 512
     """Length of the embedding."""
@@ -202,7 +203,8 @@ class RewardConfig:
     metric: str = "tar@far=1e-2"
     """On listed pairs `accuracy` (over folds), `auc`, `d_prime`, or `tar@far=F` with 0 < F < 1; with `all:` in front on
     all pairs of the labelled pictures, where `all:accuracy` is balanced (mean of both kinds) at its best threshold.
-    `A+B`: the mean of several of one kind, such as `all:tar@far=1e-4+all:tar@far=0.1`."""
+    `A+B`: the mean of several of one kind, such as `all:tar@far=1e-4+all:tar@far=0.1`. `MODULE:NAME` is a plug-in's, on
+    listed pairs."""
 
     flip_average: bool = False
     """Embed each picture and its mirror image and add the two."""

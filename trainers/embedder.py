@@ -39,7 +39,7 @@ class Network:
     """What is built before weights go into it."""
 
     backbone: str
-    """A key of `trainers.backbones.BACKBONES`."""
+    """A key of `trainers.backbones.BACKBONES`, or that of a plug-in."""
 
     embedding_dim: int
     """Length of the embedding."""

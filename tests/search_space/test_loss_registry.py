@@ -22,7 +22,7 @@ def test_the_table_has_every_loss_of_the_issue():
 
 
 def test_every_parameter_is_a_setting_and_every_setting_a_parameter():
-    assert set().union(*TAKEN.values()) == {f.name for f in fields(LossConfig)} - {"name"}
+    assert set().union(*TAKEN.values()) == {f.name for f in fields(LossConfig)} - {"name", "parameters"}
 
 
 @pytest.mark.parametrize(("name", "key"), [(name, key) for name in LOSSES for key in sorted(TAKEN[name])])
@@ -59,7 +59,7 @@ def test_the_scale_is_the_given_one_or_the_spaces_or_the_losss_own():
 
 @pytest.mark.parametrize(
     ("name", "nearest"),
-    [("ArcFace", "arc"), ("cosface", "am"), ("", ""), ("magfase", "magface"), ("softmx", "softmax")],
+    [("ArcFace", "arc"), ("cosface", "am"), ("magfase", "magface"), ("softmx", "softmax")],
 )
 def test_an_unknown_name_gets_the_nearest(name, nearest):
     law = f"^loss name must be one of softmax, norm_softmax, .*circle, got '{name}'; did you mean {nearest}"
@@ -128,9 +128,9 @@ def test_the_stored_form_gives_the_same_loss_back(loss):
     [
         (
             {"loss": "ark", "scale": 32.0},
-            r"^stored loss must be one that .* knows \(.*\), got 'ark'; nearest: arc",
+            r"^stored loss must be one of .*, got 'ark'; did you mean arc",
         ),
-        ({"scale": 32.0}, "^stored loss must be one .*, got None; nearest: "),
+        ({"scale": 32.0}, "^stored loss must be one of .*, got None$"),
         ({"loss": "arc", "wobble": 1.0}, "^stored loss arc must have parameters that .* accepts: .*'wobble'"),
         ({"loss": "arc", "margin": 9.0}, "^loss margin of arc must be in"),
         ({"loss": "arc", "margin": "big"}, "^stored loss arc must have parameters that .* accepts: "),

@@ -107,7 +107,7 @@ CHANGES = {
 
 
 def test_every_field_takes_effect():
-    assert {f.name for f in fields(SpaceConfig)} == {"name"}.union(*CHANGES.values())
+    assert {f.name for f in fields(SpaceConfig)} == {"name", "parameters"}.union(*CHANGES.values())
     seen = []
     for name, changes in CHANGES.items():
         base = SpaceConfig(name=name)

@@ -161,9 +161,9 @@ def test_state_dict_names_are_stable():
 @pytest.mark.parametrize(
     ("name", "found"),
     [
-        ("mobilefacnet", r"'mobilefacnet': did you mean mobilefacenet\?"),
-        ("resnet100", r"'resnet100': did you mean resnet101 or resnet50\?"),
-        ("samll", r"'samll': did you mean small\?"),
+        ("mobilefacnet", r"'mobilefacnet'; did you mean mobilefacenet\?"),
+        ("resnet100", r"'resnet100'; did you mean resnet101 or resnet50\?"),
+        ("samll", r"'samll'; did you mean small\?"),
         ("?", r"resnet101, small, got '\?'$"),
     ],
 )

@@ -1,14 +1,14 @@
 """Metrics on listed pairs by name, each with its standard error."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from trainers.metrics import Metric
+from trainers.metrics import NAMES, Metric
 from trainers.verification.folds import accuracy_rows, best_threshold, fold_accuracies, fold_numbers
-from trainers.verification.pairs import Floats, SortedPairs
+from trainers.verification.pairs import Floats, Ints, SortedPairs
 from trainers.verification.roc import auc_rows, roc_points
 from trainers.verification.separation import d_prime_rows
 
@@ -45,7 +45,7 @@ def evaluate_metric(
     """One metric with its bootstrap.
 
     Args:
-        metric: `accuracy` (mean of `fold_accuracies`), `auc`, `d_prime` or `tar@far=F`.
+        metric: `accuracy` (mean of `fold_accuracies`), `auc`, `d_prime`, `tar@far=F` or that of a plug-in.
         scores: [num_pairs] higher is more alike.
         same: [num_pairs] bool, genuine or impostor.
         fold: [num_pairs] int, any labels; read by `accuracy` alone.
@@ -65,7 +65,7 @@ def evaluate_metric(
         # a resample of few pairs may hold none of a fold, which is then left out of its mean
         parts = [np.nanmean(accuracy_rows(pairs, folds, *w), axis=1) for w in pairs.resamples(num_bootstrap)]
     elif asked.far is None:
-        rows_of = {"auc": auc_rows, "d_prime": d_prime_rows}[asked.kind]
+        rows_of = {"auc": auc_rows, "d_prime": d_prime_rows}.get(asked.kind) or plugin_rows(asked.kind)
         value = float(rows_of(pairs, *pairs.once())[0])
         parts = [rows_of(pairs, *w) for w in pairs.resamples(num_bootstrap)]
     else:
@@ -73,6 +73,19 @@ def evaluate_metric(
         value, parts = float(points.tars[0]), [points.replicates[:, 0]]
     replicates = np.concatenate(parts)
     return Score(value, float(np.std(replicates, ddof=1)), replicates)
+
+
+def plugin_rows(path: str) -> Callable[[SortedPairs, Ints, Ints], Floats]:
+    """A plug-in's metric, called once for each resample, with each pair as often as it was drawn."""
+    metric = NAMES.plugin(path)
+
+    def rows_of(pairs: SortedPairs, genuine: Ints, impostor: Ints) -> Floats:
+        counts = np.empty((len(genuine), len(pairs.scores)), np.int64)
+        counts[:, pairs.same], counts[:, ~pairs.same] = genuine, impostor
+        values = [metric(np.repeat(pairs.scores, row), np.repeat(pairs.same, row)) for row in counts]
+        return np.array(values, np.float64)
+
+    return rows_of
 
 
 def verification_report(
