@@ -20,7 +20,8 @@ from search_space.errors import UserError, require
 from search_space.loss import Loss, LossContext, register_loss
 from search_space.modulation import log_odds, shifted
 from search_space.policy import Array, PolicyState
-from search_space.unified import PARAMETERS, SCALE_UNIT, Unified
+from search_space.unified import SCALE_UNIT, Unified
+from search_space.unified_parameters import PARAMETERS
 
 _PROVEN_SHIFT = 1e6
 """Far beyond every margin, far from overflow."""
