@@ -19,6 +19,7 @@ from lfs.results_output import add_output_flags, console, show, written
 from lfs.results_tables import run_row
 from lfs.run_facts import RunFacts, read_run
 from lfs.run_store import RunStore
+from lfs.view import reward_text
 from search_space.errors import UserError
 
 PLACE = ("name", "storage")
@@ -46,7 +47,8 @@ def run(options: argparse.Namespace) -> int:
     if not written(table, options):
         names = [facts.store.name for facts in (first, second)]
         names = names if names[0] != names[1] else [facts.store.uri for facts in (first, second)]
-        show(table, console(), {"kind": "", "name": "", **dict(zip(("run_1", "run_2"), names, strict=True))})
+        titles = {"kind": "", "name": "", "run_1": names[0], "run_2": names[1]}
+        show(_for_a_reader(table), console(), titles)
     if faults := [*first.faults, *second.faults]:
         raise UserError(faults[0])
     return OK
@@ -98,6 +100,25 @@ def _outcome(facts: RunFacts) -> dict[str, Any]:
     row = {name: value for name, value in run_row(facts).items() if name not in NOT_AN_OUTCOME}
     won = {"best_generation": best["generation"] + 1, "best_loss": best["winner_parameters"]} if best else {}
     return row | won | {f"test {name}": value for name, value in (facts.result or {"test": {}})["test"].items()}
+
+
+def _for_a_reader(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows with a standard error beside its score, in a few digits."""
+    rows = {(row["kind"], row["name"]): row for row in table.to_dict("records")}
+    shown = []
+    for (kind, name), row in rows.items():
+        error = rows.get((kind, f"{name}_se"), {})
+        sides = {side: _short(row[side], error.get(side, "")) for side in ("run_1", "run_2")}
+        if any(sides.values()) and not (name.endswith("_se") and (kind, name.removesuffix("_se")) in rows):
+            shown.append({"kind": kind, "name": name, **sides})
+    return pd.DataFrame(shown, columns=list(table))
+
+
+def _short(text: str, error: str) -> str:
+    try:
+        return reward_text(float(text), float(error)) if error else f"{json.loads(text):,}"
+    except (ValueError, TypeError, RecursionError):
+        return text
 
 
 def _text(value: Any) -> str:

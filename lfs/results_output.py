@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
@@ -22,6 +23,7 @@ from trainers.untrusted import parse_json
 from trainers.whole_file import write_bytes, writing
 
 STDOUT = "-"
+MANY_ROWS = 500
 WIDTH = 200
 """Characters of a line where there is no terminal."""
 
@@ -117,10 +119,24 @@ def show(table: pd.DataFrame, to: Console, titles: Mapping[str, str] | None = No
     for name in names:
         right = pd.api.types.is_numeric_dtype(table[name])
         made.add_column(titles[name], no_wrap=name not in RARE, justify="right" if right else "left", overflow="fold")
-    rows = table.to_dict("records")
-    for row in rows:
+    for row in table.to_dict("records"):
         made.add_row(*(_cell(name, row[name], row) for name in names))
-    to.print(made)
+    print_table(made, to)
+
+
+def print_table(table: Table, to: Console) -> None:
+    """A table of texts; one of many rows as plain lines: rich lays out a few thousand cells a second."""
+    if table.row_count <= MANY_ROWS:
+        to.print(table)
+        return
+    columns = [[str(column.header), *map(str, column.cells)] for column in table.columns]
+    widths = [max(map(cell_len, cells)) for cells in columns]
+    for row in zip(*columns, strict=True):
+        parts = []
+        for text, width, column in zip(row, widths, table.columns, strict=True):
+            gap = " " * (width - cell_len(text))
+            parts.append(gap + text if column.justify == "right" else text + gap)
+        to.file.write(printable("  ".join(parts).rstrip()) + "\n")
 
 
 RARE = ("reason", "note")

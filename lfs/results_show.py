@@ -18,7 +18,7 @@ from rich.console import Console
 
 from lfs.commands import OK
 from lfs.results_filter import selected
-from lfs.results_output import add_output_flags, console, show, written
+from lfs.results_output import add_output_flags, console, print_table, show, written
 from lfs.results_tables import generations_table, read_candidates, runs_table
 from lfs.run_facts import RunFacts, read_run
 from lfs.run_store import RunStore
@@ -132,7 +132,7 @@ def show_run(facts: RunFacts, to: Console) -> None:
         what = "replay of a search" if config.schedule else f"training with {config.loss.name}"
     done = f"{len(facts.contents)} of {config.generations} generations, {facts.state}"
     to.print(f"{facts.store.name}: {what}, reward {config.reward.metric}, {done}")
-    to.print(summary_table(facts.summaries))
+    print_table(summary_table(facts.summaries), to)
     for line in score_lines(facts.result["test"]) if facts.result else ():
         to.print(line)
     for event in facts.events if len(facts.events) > 1 else ():
