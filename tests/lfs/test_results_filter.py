@@ -33,7 +33,10 @@ def table() -> pd.DataFrame:
     [
         ("reward > 0.5", lambda r: r["reward"] > 0.5),
         ("not reward <= 0.5", lambda r: r["reward"] > 0.5),
-        ("reward > 0.5 and winner or candidate == 1", lambda r: (r["reward"] > 0.5 and r["winner"]) or r["candidate"] == 1),
+        (
+            "candidate == 1 or reward > 0.5 and winner",
+            lambda r: r["candidate"] == 1 or (r["winner"] and r["reward"] > 0.5),
+        ),
         ("not (winner or trainer != 't-1')", lambda r: not (r["winner"] or r["trainer"] != "t-1")),
         ("0.2 < reward <= 0.6", lambda r: 0.2 < r["reward"] <= 0.6),
         ("generation in (2, 4)", lambda r: r["generation"] + 1 in (2, 4)),
