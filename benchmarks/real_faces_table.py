@@ -31,7 +31,7 @@ from lfs.config import CompareConfig
 from lfs.driver import check, resolve
 from lfs.options import build, leaves
 from lfs.outcomes import OUTCOME, CellOutcome
-from lfs.results import candidates_table
+from lfs.results_tables import candidates_table
 from lfs.run_store import RunStore
 from lfs.settings import load_settings, save_settings
 from lfs.view import View

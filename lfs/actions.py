@@ -13,11 +13,12 @@ class ActionParser(Parser):
 
     Args:
         default: name of that action.
+        bare: whether it is meant too where there is nothing at all.
     """
 
-    def __init__(self, *args: Any, default: str, **settings: Any) -> None:
+    def __init__(self, *args: Any, default: str, bare: bool = False, **settings: Any) -> None:
         super().__init__(*args, **settings)
-        self.default = default
+        self.default, self.bare = default, bare
         self.actions: Any = self.add_subparsers(
             dest="action", required=True, metavar="ACTION", title="actions", parser_class=Parser
         )
@@ -27,7 +28,8 @@ class ActionParser(Parser):
     ) -> tuple[argparse.Namespace, list[str]]:
         """As argparse, but with the default action, and what an action does not know is refused by its own parser."""
         words = list(sys.argv[1:] if args is None else args)
-        if words and words[0] not in (*self.actions.choices, "-h", "--help"):
+        named = words[0] in (*self.actions.choices, "-h", "--help") if words else not self.bare
+        if not named:
             words.insert(0, self.default)
         found, extra = super().parse_known_args(words, namespace)
         if extra:

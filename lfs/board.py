@@ -8,7 +8,7 @@ from typing import Any
 from lfs.config import SearchConfig
 from lfs.generation import Search, first_state
 from lfs.messages import GenerationRecord, Report
-from lfs.run_store import RunStore
+from lfs.run_store import RunStore, start_of
 from search_space.errors import UserError
 from trainers.candidate import Weights
 from trainers.config import TrainerConfig
@@ -69,13 +69,6 @@ def begins_at(generations: int, there: TrainerConfig, here: TrainerConfig) -> in
             f"got {here.generation_length:g} {here.generation_unit}"
         )
     return round(count)
-
-
-def start_of(text: str) -> tuple[RunStore, int | None]:
-    """Run and generation (from 1; None: its last) that `RUN` or `RUN@G` names."""
-    run, _, number = text.rpartition("@")
-    named = run and number.isdigit() and not RunStore(text).exists("config.yaml")
-    return (RunStore(run), int(number)) if named else (RunStore(text), None)
 
 
 def pinned(text: str) -> str:

@@ -8,6 +8,7 @@ import contextlib
 import errno
 import os
 import shutil
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -61,6 +62,9 @@ class Files(Protocol):
 
     def list(self, path: str, *, deep: bool = False) -> list[Entry]:
         """What is in a folder (`deep`: and in its folders); nothing if there is no such folder."""
+
+    def size(self, path: str) -> int:
+        """Bytes of all files below a folder, as far as they can be looked at; links are not followed."""
 
     def delete_file(self, path: str) -> None:
         """Remove a file."""
@@ -127,6 +131,11 @@ class LocalFiles:
             found += _scan(os.path.join(path, folder.name), f"{folder.name}/")
         return found
 
+    def size(self, path: str) -> int:
+        """See `Files`."""
+        files = (os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names)
+        return sum(map(_size, files))
+
     def delete_file(self, path: str) -> None:
         """See `Files`."""
         self._refuse_link(path)
@@ -146,6 +155,14 @@ class LocalFiles:
         folder = os.path.realpath(os.path.dirname(path))
         if os.path.commonpath((folder, self.root)) != self.root:
             raise OSError(errno.ELOOP, f"a symbolic link leads out of {self.root}", path)
+
+
+def _size(path: str) -> int:
+    """Bytes of a file; 0: it is gone, or a link."""
+    with contextlib.suppress(OSError):
+        found = os.lstat(path)
+        return found.st_size if stat.S_ISREG(found.st_mode) else 0
+    return 0
 
 
 def _scan(path: str, before: str = "") -> list[Entry]:
@@ -205,6 +222,11 @@ class ArrowFiles:
         selector = pyarrow.fs.FileSelector(path, allow_not_found=True, recursive=deep)
         before = len(path.rstrip("/")) + 1
         return [_arrow_entry(found, found.path[before:]) for found in self.fs.get_file_info(selector)]
+
+    def size(self, path: str) -> int:
+        """See `Files`."""
+        selector = pyarrow.fs.FileSelector(path, allow_not_found=True, recursive=True)
+        return sum(found.size or 0 for found in self.fs.get_file_info(selector))
 
     def delete_file(self, path: str) -> None:
         """See `Files`."""

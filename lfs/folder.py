@@ -126,6 +126,10 @@ class Folder:
             raise UserError(f"{path}: damaged: expected a JSON object, got {type(values).__name__}")
         return values
 
+    def size(self) -> int:
+        """Bytes of all files in the folder and in its folders."""
+        return self.retrying(lambda: self.files.size(self.path))
+
     # ---- writing
 
     def write(self, data: bytes, *parts: str) -> None:

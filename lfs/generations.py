@@ -8,10 +8,10 @@ weights of old generations may be deleted; what they came to stays.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 import pyarrow as pa
@@ -32,6 +32,9 @@ GENERATIONS = "generations"
 COMMIT, STATE, CANDIDATES, WINNER = "COMMIT", "state.json", "candidates.parquet", "winner.safetensors"
 READERS = 16
 """Generations that are read at once: an object store takes its time for each."""
+BATCH = 8
+"""Generations that a thread reads one after the other: to start one takes as long as to read a small file."""
+T = TypeVar("T")
 
 
 class Generations(Folder):
@@ -45,6 +48,15 @@ class Generations(Folder):
     def committed(self) -> list[int]:
         """Numbers of the committed generations, rising."""
         return sorted(_numbers(self._listed(), COMMIT))
+
+    def contents(self) -> dict[int, set[str]]:
+        """Names of the files of each committed generation, in order, from one look at all of them."""
+        listed = self._listed()
+        having = {name: _numbers(listed, name) for name in (STATE, CANDIDATES, WINNER)}
+        return {
+            number: {name for name, numbers in having.items() if number in numbers}
+            for number in sorted(_numbers(listed, COMMIT))
+        }
 
     def load_state(self, generation: int) -> tuple[SearchState, dict[str, Any]]:
         """State after a committed generation, and its summary."""
@@ -64,17 +76,40 @@ class Generations(Folder):
 
     def load_candidates(self, generation: int) -> pd.DataFrame:
         """The candidates of a committed generation, one row each."""
+        frame: pd.DataFrame = self.load_table(generation).to_pandas(ignore_metadata=True)
+        return frame
+
+    def load_table(self, generation: int) -> pa.Table:
+        """The same as they are stored."""
         data = self._verified(generation, CANDIDATES)
         try:
-            frame: pd.DataFrame = read_table(data).to_pandas(ignore_metadata=True)
+            return read_table(data)
         except ValueError as error:
             raise UserError(f"{self._place(generation, CANDIDATES)}: damaged: {first_line(error)}") from None
-        return frame
 
     def summaries(self) -> list[dict[str, Any]]:
         """Every committed generation in one line each."""
+        found = self.each(self.committed(), self.load_state)
+        for value in found:
+            if isinstance(value, UserError):
+                raise value
+        return [value[1] for value in found if not isinstance(value, UserError)]
+
+    def each(self, generations: Sequence[int], load: Callable[[int], T]) -> list[T | UserError]:
+        """What `load` says of each of many generations, several at a time, or the error with which it refuses one."""
+
+        def tried(generation: int) -> T | UserError:
+            try:
+                return load(generation)
+            except UserError as error:
+                return error
+
+        def all_of(part: Sequence[int]) -> list[T | UserError]:
+            return self.files.together(lambda: [tried(generation) for generation in part], "reading generations")
+
+        parts = [generations[i : i + BATCH] for i in range(0, len(generations), BATCH)]
         with ThreadPoolExecutor(READERS) as pool:
-            return [summary for _, summary in pool.map(self.load_state, self.committed())]
+            return [value for part in pool.map(all_of, parts) for value in part]
 
     def load_last(self) -> tuple[SearchState, Weights] | None:
         """State and weights after the last committed generation; None before the first."""

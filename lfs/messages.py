@@ -1,14 +1,16 @@
 """What passes between trainers, controller and run directory: frozen values that name their generation."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from search_space.loss import Loss
 from search_space.policy import PolicyState
-from trainers.candidate import CandidateResult
+
+if TYPE_CHECKING:  # torch takes seconds, and whoever reads a run does without
+    from search_space.loss import Loss
+    from trainers.candidate import CandidateResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +24,7 @@ class Lease:
     generation: int = 0
     index: int = 0
     action: tuple[float, ...] = ()
-    loss: Loss | None = None
+    loss: "Loss | None" = None
     """What the action stands for: the loss to train with."""
 
     base: Any = None
@@ -50,7 +52,7 @@ class Report:
     trainer: str
 
 
-def as_report(result: CandidateResult, trainer: str) -> Report:
+def as_report(result: "CandidateResult", trainer: str) -> Report:
     """A result as it goes to the controller: without the weights."""
     return Report(
         generation=result.generation, index=result.index, reward=result.reward, reward_se=result.reward_se,

@@ -15,13 +15,12 @@ from typing import Any
 import pydantic
 import yaml
 
-from lfs.board import start_of
 from lfs.compare import SETTINGS as COMPARISON
 from lfs.compare import cells_of, frame_of
 from lfs.config import CompareConfig, SearchConfig
 from lfs.locations import under
 from lfs.options import read_recipe
-from lfs.run_store import CONFIG, RunStore
+from lfs.run_store import CONFIG, RunStore, start_of
 from lfs.scores import REWARD, best_point, display_name, read_cells
 from lfs.settings import load_settings
 from search_space.errors import UserError, shown

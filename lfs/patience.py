@@ -181,6 +181,10 @@ class Patience:
         """What is in a folder."""
         return self.together(lambda: self.files.list(path, deep=deep), f"listing {path}")
 
+    def size(self, path: str) -> int:
+        """Bytes of all files below a folder."""
+        return self.together(lambda: self.files.size(path), f"measuring {path}")
+
     def delete_file(self, path: str) -> None:
         """Remove a file."""
         self.together(lambda: self.files.delete_file(path), f"deleting {path}")

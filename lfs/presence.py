@@ -1,5 +1,6 @@
 """That a run is being worked on, and where: one driver a run, one run of a name in a cluster."""
 
+import fcntl
 import json
 import logging
 import os
@@ -15,10 +16,13 @@ import filelock
 
 from lfs.run_store import EVENTS, RunStore
 from search_space.errors import UserError, first_line
-from trainers.untrusted import parse_json
+from trainers.untrusted import open_file, parse_json
 
 RUNNING = "running.json"
 """In the run directory while a driver works on it: the cluster, host and process; on other storage its beat."""
+LOCK = ".lock"
+GLANCE_S = 0.5
+"""Longer than `is_held` has the lock: whoever looks must not keep a driver from starting."""
 PREFIX = "controller/"
 BEAT_S = 15.0
 """Time between two signs of life of a driver on storage that cannot be locked."""
@@ -70,7 +74,7 @@ class Presence:
         self.store, self._say, self._sleep = store, say, sleep
         self._lost = ""
         self._tell_lost: Callable[[str], object] = logger.error
-        self._lock = None if "://" in store.uri else filelock.FileLock(f"{store.path}/.lock", timeout=0)
+        self._lock = None if "://" in store.uri else filelock.FileLock(f"{store.path}/{LOCK}", timeout=GLANCE_S)
         self._said: dict[str, Any] = {"owner": secrets.token_hex(16), "beat": 0, **this_process()}
         self._ours = False
         self._writing = threading.Lock()
@@ -85,7 +89,7 @@ class Presence:
             try:
                 self._lock.acquire()
             except filelock.Timeout:
-                raise self._refused(where(self.store), f"its lock is {self.store.path}/.lock") from None
+                raise self._refused(where(self.store), f"its lock is {self.store.path}/{LOCK}") from None
         with suppress(OSError):  # they take room, and do nothing else
             self.store.remove_drafts()
             self.store.remove_drafts(EVENTS)
@@ -212,6 +216,25 @@ class Presence:
         by = f" by process {holder['pid']} on {holder['host']}" if holder and known else ""
         law = f"run {self.store.uri} is worked on already{by} ({why})"
         return UserError(f"{law}; watch it with python -m lfs.status {self.store.shown}")
+
+
+def is_held(store: RunStore) -> bool:
+    """Whether a driver works on a run, from its files alone and at once.
+
+    On storage that cannot be locked a driver counts as alive for as long after its last sign of life as another one
+    would wait for the next, by the clocks of the storage and of this machine.
+    """
+    if "://" in store.uri:
+        said = store.retrying(lambda: store.files.info(store.at(RUNNING)))
+        return said is not None and time.time() - said.changed < BEAT_S * (SILENT_BEATS + 1)
+    try:
+        with open_file(store.at(LOCK)) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # there is none, or none that we may look at
+        return False
+    return False
 
 
 def this_process() -> dict[str, Any]:

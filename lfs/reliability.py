@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lfs import outcomes
-from lfs.board import begins_at, pinned, start_of
+from lfs.board import begins_at, pinned
 from lfs.board import started as begin
 from lfs.commands import FAILED, OK, run_command
 from lfs.compare import own_parameter
@@ -34,7 +34,7 @@ from lfs.options import Parser, add_flags
 from lfs.outcomes import outcome_of
 from lfs.plugins import add_allow_flag, built
 from lfs.rank import Reliability, reliability
-from lfs.run_store import RunStore
+from lfs.run_store import RunStore, start_of
 from lfs.settings import changed, load_settings, save_settings
 from lfs.terminal import spreadsheet_safe
 from lfs.view import View, default_name

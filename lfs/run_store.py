@@ -54,15 +54,15 @@ class RunStore(Generations):
         values = self._stored()
         return checked(SearchConfig, values["config"], under(self.uri, CONFIG))
 
+    def load_versions(self) -> dict[str, str]:
+        """Versions that the run was made with, by package."""
+        versions = self._stored().get("versions")
+        return {str(name): str(value) for name, value in versions.items()} if isinstance(versions, dict) else {}
+
     def load_digest(self) -> dict[str, str] | None:
         """What the run's data was when it was started, by file; None: not recorded."""
         digest = self._stored().get("data")
         return digest if isinstance(digest, dict) else None
-
-    def load_versions(self) -> dict[str, Any]:
-        """What the run was started with; empty: not recorded."""
-        versions = self._stored().get("versions")
-        return versions if isinstance(versions, dict) else {}
 
     def _stored(self) -> dict[str, Any]:
         place = under(self.uri, CONFIG)
@@ -78,13 +78,17 @@ class RunStore(Generations):
         refuse_format(found, place)
         return dict(values)
 
-    def load_result(self) -> dict[str, Any] | None:
-        """Test scores of the final model, if the search came to its end."""
+    def load_result(self, last: int | None = None) -> dict[str, Any] | None:
+        """Test scores of the final model, if the search came to its end.
+
+        Args:
+            last: number of the last committed generation; None: it is looked up.
+        """
         if not self.exists(RESULT):
             return None
         result = result_of(self.read_json(RESULT), under(self.uri, RESULT))
-        done = self.committed()
-        return result if done and result["generation"] == done[-1] else None  # else the search was extended
+        last = max(self.committed(), default=-1) if last is None else last
+        return result if last >= 0 and result["generation"] == last else None  # else the search was extended
 
     def events(self) -> list[dict[str, Any]]:
         """What was done to the search, in order: starts, pauses, resumes, stops, extensions.
@@ -201,7 +205,12 @@ def plain(value: Any) -> Any:
 
 
 def find_runs(root: str) -> Iterator[RunStore]:
-    """Every run directly under a storage root, newest first.
+    """Every run directly under a storage root, newest first; see `run_folders`."""
+    return (store for store in run_folders(root) if store.exists(CONFIG))
+
+
+def run_folders(root: str) -> Iterator[RunStore]:
+    """Every folder directly under a storage root, be it a run or not, newest first.
 
     Raises:
         UserError: there is no such folder.
@@ -212,6 +221,11 @@ def find_runs(root: str) -> Iterator[RunStore]:
         raise UserError(f"storage {root!r}: no such folder; searches put it there, or name another with --storage")
     folders = [entry for entry in place.listed() if entry.is_folder]
     for entry in sorted(folders, key=lambda entry: entry.changed, reverse=True):
-        store = RunStore(under(root, entry.name))
-        if store.exists(CONFIG):
-            yield store
+        yield RunStore(under(root, entry.name))
+
+
+def start_of(text: str) -> tuple[RunStore, int | None]:
+    """Run and generation (from 1; None: its last) that `RUN` or `RUN@G` names."""
+    run, _, number = text.rpartition("@")
+    named = run and number.isdigit() and not RunStore(text).exists(CONFIG)
+    return (RunStore(run), int(number)) if named else (RunStore(text), None)

@@ -4,6 +4,7 @@ Examples:
     python -m lfs.train --loss arc --loss.margin 0.3 --generations 6
     python -m lfs.train --config real_faces --data.root /path/to/faces --loss am --loss.margin 0.35
     python -m lfs.train --loss runs/builtin-20260101-120000 --seed 1
+    python -m lfs.train --loss losses.yaml --seed 1        what `lfs.results schedule RUN --out losses.yaml` wrote
     python -m lfs.train --resume runs/arc-20260101-120000
 """
 
@@ -20,6 +21,7 @@ from lfs.options import Parser, add_flags, checked, overlay
 from lfs.plugins import add_allow_flag, allow_said, built, spelled_out
 from lfs.resume import resumed
 from lfs.run_store import RunStore
+from lfs.schedule_file import read_schedule
 from lfs.view import View, default_name
 from search_space.config import LossConfig
 from search_space.errors import UserError
@@ -39,15 +41,15 @@ def parser() -> Parser:
     """The command's flags: a loss, a recipe or a run to resume, and one flag per setting."""
     made = Parser(
         prog="python -m lfs.train",
-        usage="%(prog)s --loss LOSS|RUN [--config RECIPE] [--SETTING VALUE ...] | --resume RUN",
+        usage="%(prog)s --loss LOSS|RUN|FILE [--config RECIPE] [--SETTING VALUE ...] | --resume RUN",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     known = ", ".join(LOSSES)
     made.add_argument(
-        "--loss", metavar="LOSS|RUN", default="",
-        help=f"{known}; MODULE:NAME of a plug-in; or a run, whose winning losses are replayed generation by "
-        "generation from scratch",
+        "--loss", metavar="LOSS|RUN|FILE", default="",
+        help=f"{known}; MODULE:NAME of a plug-in; or a run, or a file of lfs.results schedule, whose losses are "
+        "replayed from scratch",
     )  # fmt: skip
     made.add_argument("--config", metavar="RECIPE", default="", help="YAML file, or a name in configs/ [builtin]")
     made.add_argument(
@@ -65,32 +67,52 @@ def replayed(source: RunStore, recipe: str, flags: dict[str, str]) -> SearchConf
         UserError: the run has no generation yet, or a flag that contradicts it.
     """
     config = source.load_config()
-    if config.start:
-        raise UserError(f"--loss: {source.uri} went on from {config.start}; only a run from scratch can be replayed")
     schedule = tuple(summary["winner_loss"] for summary in source.summaries())
     if not schedule:
         raise UserError(f"--loss: {source.uri} has no committed generation yet, so there is nothing to replay")
+    return _replay(schedule, config, source.uri, recipe, flags)
+
+
+def replayed_file(file: str, recipe: str, flags: dict[str, str]) -> SearchConfig:
+    """The same with the losses of a file, see lfs/schedule_file.py; without settings of its own, on a recipe's.
+
+    Raises:
+        UserError: the file is damaged, or a flag contradicts it.
+    """
+    schedule, config = read_schedule(file)
+    if config is None and not recipe:
+        recipe, flags = "builtin", {"generations": str(len(schedule)), **flags}
+    return _replay(schedule, config, file, recipe, flags)
+
+
+def _replay(
+    schedule: tuple[dict[str, Any], ...], config: SearchConfig | None, source: str, recipe: str, flags: dict[str, str]
+) -> SearchConfig:
+    if config and config.start:
+        raise UserError(f"--loss: {source} went on from {config.start}; only a run from scratch can be replayed")
     for name in flags:
         if name.startswith("loss."):
             raise UserError(f"--{name} does not apply to the replay of a run: its losses are what they were")
-    if recipe:
+    if recipe or not config:
         config = built(SearchConfig, recipe, flags)
     else:
         plain = replace(config, mode="search", loss=LossConfig(), schedule=(), name="", storage="runs", order=0)
         plain = replace(plain, gpus_per_worker=None, ranks_per_worker=None)  # one process, with whole batches
         kept = asdict(replace(plain, generations=len(schedule)))
         allow_said(flags)
-        config = spelled_out(checked(SearchConfig, overlay(kept, flags, SearchConfig), source.uri, flags=flags))
+        config = spelled_out(checked(SearchConfig, overlay(kept, flags, SearchConfig), source, flags=flags))
     return replace(config, mode="fixed", loss=LossConfig(), schedule=schedule)
 
 
 def configured(loss: str, recipe: str, flags: dict[str, str]) -> SearchConfig:
     """The configuration that `--loss`, `--config` and the flags stand for."""
     if not loss:
-        raise UserError(f"--loss is needed: one of {', '.join(LOSSES)}, or a run to replay")
+        raise UserError(f"--loss is needed: one of {', '.join(LOSSES)}, or a run or file to replay")
     source = RunStore(loss)
     if loss not in LOSSES and source.exists("config.yaml"):
         config, stem = replayed(source, recipe, flags), f"replay-{source.name}"
+    elif loss not in LOSSES and Path(loss).is_file():
+        config, stem = replayed_file(loss, recipe, flags), f"replay-{Path(loss).stem}"
     elif loss not in LOSSES and ("/" in loss or Path(loss).exists()):
         raise UserError(f"--loss: {loss} is no run: it has no config.yaml")
     else:

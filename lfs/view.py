@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
+from rich.filesize import decimal
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from lfs.terminal import SafeConsole
-from search_space.unified import PARAMETERS
+from search_space.unified_parameters import PARAMETERS
 
 MAX_ROWS = 16
 """Candidates shown one by one in the live view."""
@@ -63,6 +64,20 @@ def duration_text(seconds: float | None) -> str:
     minutes, s = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{s:02d}"
+
+
+def age_text(seconds: float | None) -> str:
+    """How long ago, in the largest unit that it fills twice."""
+    if seconds is None:
+        return "-"
+    units = (("d", 86_400), ("h", 3600), ("min", 60))
+    name, length = next(((name, length) for name, length in units if seconds >= 2 * length), ("s", 1))
+    return f"{seconds // length:.0f} {name}"
+
+
+def size_text(num_bytes: float | None) -> str:
+    """Bytes with a unit, thousands."""
+    return "-" if num_bytes is None else decimal(int(num_bytes))
 
 
 def generation_line(summary: dict[str, Any], status: dict[str, Any]) -> str:

@@ -20,7 +20,8 @@ from search_space.loss import Loss, LossContext, loss_from_dict, register_loss
 from search_space.modulation import log_odds, shifted
 from search_space.plugins import Names, allow
 from search_space.policy import Array, PolicyState
-from search_space.unified import PARAMETERS, SCALE_UNIT, Unified
+from search_space.unified import SCALE_UNIT, Unified
+from search_space.unified_parameters import PARAMETERS
 
 _PROVEN_SHIFT = 1e6
 """Far beyond every margin, far from overflow."""

@@ -16,7 +16,7 @@ m_cos alone is CosFace, m_arc alone ArcFace, either with t_hard MV-softmax, m_ar
 
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -29,32 +29,7 @@ from search_space.hard_negatives import hard_classes
 from search_space.loss import Loss, LossContext, register_loss
 from search_space.margin_loss import add_angle
 from search_space.modulation import log_odds, target_products
-
-
-class Parameter(NamedTuple):
-    """One parameter, and how the `unified` space searches it."""
-
-    part: str
-    low: float
-    high: float
-    start: float
-    """First mean, if searched."""
-    unit: float = 1.0
-    """What one unit of the action is worth. Chosen so that one step of the policy matters about as much everywhere: the
-    range is about half a unit, as for a margin."""
-    fixed: float = 0.0
-    """Value, if not searched: the parameter has no effect."""
-
-
-PARAMETERS = {
-    "m_arc": Parameter("target", 0, 0.6, 0.1),
-    "m_cos": Parameter("target", 0, 0.5, 0.15),
-    "t_hard": Parameter("negatives", 0, 0.6, 0.1),
-    "t_easy": Parameter("negatives", -0.3, 0.3, 0),
-    "curriculum": Parameter("negatives", 0, 1, 0.2, unit=2),
-    "gamma": Parameter("outer", 0, 3, 0.5, unit=5),
-}
-"""All but the scale. m_arc and m_cos at their start make about the margin that the space `global` starts from."""
+from search_space.unified_parameters import PARAMETERS
 
 SCALE_UNIT = 2.5
 """What one unit of the action is worth in the logarithm of the scale; it may go from half to twice the configured."""

@@ -1,11 +1,13 @@
 """What goes into a trainer and what comes out: plain values, no Ray, no files."""
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from search_space.loss import Loss
+if TYPE_CHECKING:  # torch takes seconds, and whoever reads a run does without
+    from search_space.loss import Loss
 
 Weights = dict[str, npt.NDArray[np.generic]]
 """A model by name: `backbone.*` and `head.*` parameters and buffers, `momentum.*` buffers of SGD, `loss.*` state of a
@@ -23,7 +25,7 @@ class Candidate:
     index: int
     """Place in its generation; decides nothing about the training, which depends on the loss alone."""
 
-    loss: Loss
+    loss: "Loss"
     """The loss to train with."""
 
     order: int = 0

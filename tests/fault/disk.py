@@ -87,6 +87,10 @@ class Disk:
         node = self._find(path)
         return [] if node is None else list(_listed(node, "", deep))
 
+    def size(self, path: str) -> int:
+        node = self._find(path)
+        return 0 if node is None else len(node.data) + sum(self.size(f"{path}/{name}") for name in node.names)
+
     def delete_file(self, path: str) -> None:
         folder, name = self._folder(path)
         if name not in folder.names:

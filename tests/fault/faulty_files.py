@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from lfs.files import Entry, Files, Part
 
 DRAFT = re.compile(r"\.[0-9a-f]{8}\.tmp")
-READS = ("read", "info", "list")
+READS = ("read", "info", "list", "size")
 ALWAYS = 10**9
 
 
@@ -108,6 +108,10 @@ class FaultyFiles:
     def list(self, path: str, *, deep: bool = False) -> list[Entry]:
         self._step("list", path)
         return self.files.list(path, deep=deep)
+
+    def size(self, path: str) -> int:
+        self._step("size", path)
+        return self.files.size(path)
 
     def delete_file(self, path: str) -> None:
         self._step("delete", path)

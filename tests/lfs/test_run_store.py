@@ -22,7 +22,7 @@ from lfs.folder import StorageError
 from lfs.generation import Search
 from lfs.locations import under
 from lfs.messages import GenerationRecord
-from lfs.results import runs_table
+from lfs.results_tables import runs_table
 from lfs.run_store import RunStore, find_runs
 from lfs.train import replayed
 from lfs.view import View

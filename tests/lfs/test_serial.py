@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lfs.board import begins_at, pinned, start_of, started
+from lfs.board import begins_at, pinned, started
 from lfs.config import SearchConfig
 from lfs.options import build
-from lfs.run_store import RunStore
+from lfs.run_store import RunStore, start_of
 from lfs.serial import SerialRun
 from search_space.config import LossConfig
 from search_space.errors import UserError

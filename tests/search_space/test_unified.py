@@ -13,7 +13,8 @@ from search_space.errors import UserError
 from search_space.loss import LossContext, loss_from_dict
 from search_space.margins import make_loss
 from search_space.spaces import get_space
-from search_space.unified import PARAMETERS, Unified
+from search_space.unified import Unified
+from search_space.unified_parameters import PARAMETERS
 from search_space.usable import why_unusable
 
 SCALE = 32.0

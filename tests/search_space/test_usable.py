@@ -16,7 +16,8 @@ from search_space.loss import Loss, LossContext
 from search_space.margins import LOSSES, grid_of, make_loss
 from search_space.modulation import log_odds
 from search_space.spaces import LossParameters, get_space
-from search_space.unified import PARAMETERS, Unified
+from search_space.unified import Unified
+from search_space.unified_parameters import PARAMETERS
 from search_space.usable import fault_on_grid, why_unusable
 
 IDENTITY = (1.0,) * 6

@@ -1,0 +1,174 @@
+"""Tables of results: on a terminal, and as JSON, CSV or Parquet with all their digits."""
+
+import argparse
+import io
+import json
+import math
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+
+from lfs.terminal import SafeConsole, printable, spreadsheet_safe
+from lfs.view import margins_text, parameters_text
+from search_space.errors import UserError, first_line, require
+from trainers.untrusted import parse_json
+from trainers.whole_file import write_bytes, writing
+
+STDOUT = "-"
+MANY_ROWS = 500
+WIDTH = 200
+"""Characters of a line where there is no terminal."""
+
+
+def add_output_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that every table of results has."""
+    for name in ("JSON", "CSV", "Parquet"):
+        note = f"write the table as {name}; - is standard output"
+        parser.add_argument(f"--{name.lower()}", metavar="FILE", default="", help=note)
+
+
+def console() -> Console:
+    """Where tables are printed."""
+    return SafeConsole(width=None if sys.stdout.isatty() else WIDTH)
+
+
+def written(table: pd.DataFrame, options: argparse.Namespace) -> bool:
+    """Write the table to every file that was asked for, and say so; whether one was.
+
+    Raises:
+        UserError: a file cannot be written, or two are to be standard output.
+    """
+    forms: dict[str, Callable[[pd.DataFrame], bytes]] = {"json": as_json, "csv": as_csv, "parquet": as_parquet}
+    files = {name: getattr(options, name) for name in forms if getattr(options, name)}
+    at_once = list(files.values()).count(STDOUT)
+    require(at_once <= 1, "one of --json, --csv and --parquet can be standard output", f"{at_once} of them")
+    for name, file in files.items():
+        try:
+            data = forms[name](table)
+        except (ValueError, TypeError, OverflowError, pa.ArrowException) as error:
+            # What is stored may not fit into one table.
+            raise UserError(f"{file}: cannot be written: {first_line(error)}") from None
+        _put(file, data)
+    if files and not at_once:
+        print(f"{len(table)} rows in {printable(', '.join(files.values()))}")
+    return bool(files)
+
+
+def _put(file: str, data: bytes) -> None:
+    path = Path(file).expanduser()
+    if file == STDOUT:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    elif path.exists() and not path.is_file():  # a device or a pipe, whose name a new file must not take
+        with writing(path):
+            path.write_bytes(data)
+    else:
+        write_bytes(path, data)
+
+
+def as_json(table: pd.DataFrame) -> bytes:
+    """A list with an object for each row; what is not there, or no number, is null."""
+    rows = [{str(name): _plain(value) for name, value in row.items()} for row in table.to_dict("records")]
+    return (json.dumps(rows, indent=1, allow_nan=False) + "\n").encode()
+
+
+def as_csv(table: pd.DataFrame) -> bytes:
+    """Nothing in it is a formula, or steers a terminal."""
+    text: str = spreadsheet_safe(table).to_csv(index=False, lineterminator="\n")
+    return printable(text, keep="\n").encode()
+
+
+def as_parquet(table: pd.DataFrame) -> bytes:
+    """Columns of one type each."""
+    sink = io.BytesIO()
+    table.to_parquet(sink, index=False)
+    return sink.getvalue()
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON can hold it."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if value is pd.NA or value is pd.NaT or (isinstance(value, float) and not math.isfinite(value)):
+        return None
+    return value
+
+
+def show(table: pd.DataFrame, to: Console, titles: Mapping[str, str] | None = None) -> None:
+    """A table for a person.
+
+    Args:
+        titles: columns to show, and what is written above them; None: all.
+    """
+    made = Table(box=None, header_style="bold", pad_edge=False)
+    titles = titles or {name: name.replace("_", " ") for name in map(str, table)}
+    names = [name for name in titles if name in table and (name not in RARE or table[name].astype(bool).any())]
+    for name in names:
+        right = pd.api.types.is_numeric_dtype(table[name])
+        made.add_column(titles[name], no_wrap=name not in RARE, justify="right" if right else "left", overflow="fold")
+    for row in table.to_dict("records"):
+        made.add_row(*(_cell(name, row[name], row) for name in names))
+    print_table(made, to)
+
+
+def print_table(table: Table, to: Console) -> None:
+    """A table of texts; one of many rows as plain lines: rich lays out a few thousand cells a second."""
+    if table.row_count <= MANY_ROWS:
+        to.print(table)
+        return
+    columns = [[str(column.header), *map(str, column.cells)] for column in table.columns]
+    widths = [max(map(cell_len, cells)) for cells in columns]
+    for row in zip(*columns, strict=True):
+        parts = []
+        for text, width, column in zip(row, widths, table.columns, strict=True):
+            gap = " " * (width - cell_len(text))
+            parts.append(gap + text if column.justify == "right" else text + gap)
+        to.file.write(printable("  ".join(parts).rstrip()) + "\n")
+
+
+RARE = ("reason", "note")
+"""Columns that are shown where they say anything."""
+
+
+def _cell(name: str, value: Any, row: Mapping[Any, Any]) -> str:
+    if name == "loss" and str(value).startswith("{"):
+        return loss_text(str(value), row.get("margins"))
+    if name == "generation" and isinstance(value, int | float):
+        return str(value + 1)
+    if isinstance(value, bool | np.bool_):
+        return "*" if value else ""
+    if isinstance(value, float):
+        return "-" if value != value else f"{value:.4f}"
+    if isinstance(value, np.ndarray | list):
+        return " ".join(f"{item:.4g}" if isinstance(item, float) else str(item) for item in value)
+    return "-" if value is None else str(value)
+
+
+def loss_text(text: str, margins: Any = None) -> str:
+    """A stored loss for a reader; as it is stored, if this version cannot make it.
+
+    Args:
+        margins: those of the loss, if it has any and they are known.
+    """
+    if isinstance(margins, np.ndarray) and len(margins) and margins.dtype.kind == "f":
+        return margins_text(margins.tolist())
+    from search_space.loss import loss_from_dict  # torch takes seconds
+
+    try:
+        loss = loss_from_dict(parse_json(text))
+        return margins_text(loss.margins) if loss.margins else parameters_text(loss.parameters())
+    except (ValueError, TypeError, AttributeError, OverflowError):
+        return text
