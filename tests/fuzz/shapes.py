@@ -221,7 +221,7 @@ def _thrift_value(rng: random.Random, depth: int) -> object:
         case 0:
             return rng.choice(NUMBERS) % 2**63
         case 1:
-            return b"x" * rng.choice((0, 1, 100, 50_000))
+            return b"x" * rng.choice((0, 1, 100, 50_000) if depth else (0, 1, 100))
         case 2:
             return [_thrift_value(rng, depth - 1)] * rng.choice(COUNTS[: 6 + 3 * (depth < 2)])
     return {i: _thrift_value(rng, depth - 1) for i in rng.choice(((), (1,), (1, 2, 3), (1, 1000)))}

@@ -64,6 +64,7 @@ def test_a_file_gives_the_results_of_its_array(tmp_path):
         (npy(header(), BODY)[:20], "expected a .npy file, got"),
         (npy("{'descr': __import__('os')}", BODY), "expected a .npy file, got"),
         (npy("(" * 5000, BODY), "expected a .npy file, got 'a header of many brackets'"),
+        (b"\x93NUMPY\x01\x3c" + npy(header(), BODY)[8:], "expected a .npy file, got 'version 01.3c'"),
         (b"\x93NUMPY\x02\x00\xff\xff\xff\x7f" + bytes(99), "got 'a header of 2,147,483,647 bytes'"),
         (npy(header(shape="(" * 300), BODY), "expected a .npy file, got 'a header of many brackets'"),
         (npy(" " * 60000, BODY), "expected a .npy file, got"),

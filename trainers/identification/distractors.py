@@ -13,6 +13,7 @@ from search_space.errors import UserError, shown
 from trainers.identification.units import check_shape
 from trainers.untrusted import open_file
 
+VERSIONS = (b"\x01\0", b"\x02\0", b"\x03\0")
 MAX_HEADER_BYTES = 10_000
 MAX_BRACKETS = 20
 """In a header, which Python's own parser reads: nested deep, they end in a lack of memory."""
@@ -60,11 +61,8 @@ class NpyDistractors:
         try:
             with open_file(self._path) as file:
                 _refuse_header(file)
-                version = np.lib.format.read_magic(file)
-                read = {
-                    (1, 0): np.lib.format.read_array_header_1_0,
-                    (2, 0): np.lib.format.read_array_header_2_0,
-                }.get(version, np.lib.format.read_array_header_2_0)
+                first = np.lib.format.read_magic(file) == (1, 0)
+                read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
                 shape, fortran, self._dtype = read(file, max_header_size=MAX_HEADER_BYTES)
                 self._offset, size = file.tell(), os.fstat(file.fileno()).st_size
         except OSError as error:
@@ -114,7 +112,9 @@ class NpyDistractors:
 def _refuse_header(file: io.BufferedReader) -> None:
     """Raise `ValueError` for a header that numpy would ask for as much memory for as it claims."""
     head = file.read(12 + MAX_HEADER_BYTES)
-    length = int.from_bytes(head[8:10] if head[6:7] == b"\x01" else head[8:12], "little")
+    if head[6:8] not in VERSIONS:
+        raise ValueError(f"version {head[6:8].hex('.')}")
+    length = int.from_bytes(head[8:10] if head[6:8] == VERSIONS[0] else head[8:12], "little")
     if length > MAX_HEADER_BYTES:
         raise ValueError(f"a header of {length:,} bytes")
     if sum(head[:length].count(bracket) for bracket in (b"(", b"[", b"{")) > MAX_BRACKETS:
