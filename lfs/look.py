@@ -53,7 +53,7 @@ def code(modules: Sequence[str] = PACKAGES) -> str:
         spec = None
         with contextlib.suppress(ImportError, ValueError):
             spec = importlib.util.find_spec(module)
-        roots = [Path(root) for root in (spec and spec.submodule_search_locations) or ()]
+        roots = [Path(root) for root in dict.fromkeys((spec and spec.submodule_search_locations) or ())]
         files = [(root, path) for root in roots for path in sorted(root.rglob("*.py"))]
         if not roots and spec and spec.origin and Path(spec.origin).is_file():
             files = [(Path(spec.origin).parent, Path(spec.origin))]
