@@ -108,7 +108,8 @@ def spelled_out(config: Config) -> Config:
 
 def _spelled_key(key: str) -> str:
     loss, parameter = grid_key(key)
-    return ".".join(filter(None, (margins.NAMES.spelled(loss), parameter)))
+    own = margins.NAMES.spelled(loss)
+    return own if parameter is None else f"{own}.{parameter}"
 
 
 def _spelled_search(text: str) -> str:

@@ -138,7 +138,7 @@ def refused(tmp_path: Path, recipe_file: Callable[..., str], capsys: pytest.Capt
         (("--searches", "search:globel"), "got 'globel'; did you mean global"),
         (("--grid", "am=0.1,9"), "loss margin of am must be in [0, 2], cosines, got 9"),
         (("--grid", "magface=0.1"), "grid must be of losses that are compared, got ['magface']"),
-        (("--losses", "am", "--grid", "am.t=0.1"), "loss t does not apply to am"),
+        (("--losses", "am", "--grid", "am.t=0.1"), "grid of am.t must be over a parameter of am, got 't'"),
         (
             ("--losses", "am", "--grid", "am.margin=0.1"),
             "grid of am.margin must be left out: that of am is over",
