@@ -43,7 +43,8 @@ def test_the_scores_are_those_of_the_run_itself(store: RunStore, tmp_path: Path)
     assert measures["accuracy"]["value"] == pytest.approx(expected["accuracy"], abs=1e-12)
     assert measures["accuracy"]["standard_error"] == pytest.approx(expected["accuracy_se"], abs=1e-12)
     assert measures["auc"]["value"] == pytest.approx(expected["auc"], abs=1e-12)
-    assert (model["run"], model["generation"], model["loss"]) == ("run", 2, "am")
+    origin = model["facts"]["origin"]
+    assert (origin["run"], origin["generation"], origin["loss"]) == ("run", 2, "am")
 
 
 def test_a_generation_is_chosen_with_an_at_sign(store: RunStore) -> None:
