@@ -21,7 +21,6 @@ Paths start at --data.root. configs/sets/public.yaml has the public sets.
 
 import argparse
 import json
-import math
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -36,7 +35,7 @@ from lfs.evaluation import Evaluation, ModelResult
 from lfs.evaluation_sets import PUBLIC, ROOT_VARIABLE, NamedSet, chosen_sets, data_root, given_set, recipe_sets
 from lfs.evaluation_table import EvaluationTable
 from lfs.model_file import ModelFile, find_models
-from lfs.outputs import refuse_existing
+from lfs.outputs import json_value, refuse_existing
 from lfs.overlap import both_sides_line, identities, identities_of_keys, overlap_line, people_of
 from lfs.terminal import SafeConsole, printable, spreadsheet_safe
 from lfs.view import View
@@ -233,7 +232,7 @@ def outputs_of(options: argparse.Namespace, protocols: Sequence[EvaluationProtoc
 def report(table: EvaluationTable, options: argparse.Namespace, view: View) -> None:
     """Print the table, write the files."""
     texts = {
-        "json": lambda: json.dumps(as_json(table.as_dict()), indent=1, sort_keys=True, allow_nan=False) + "\n",
+        "json": lambda: json.dumps(json_value(table.as_dict()), indent=1, sort_keys=True, allow_nan=False) + "\n",
         "csv": lambda: spreadsheet_safe(table.as_frame()).to_csv(index=False, lineterminator="\n"),
         "markdown": table.as_markdown,
     }
@@ -249,17 +248,6 @@ def report(table: EvaluationTable, options: argparse.Namespace, view: View) -> N
         write_curves(table, Path(options.roc).expanduser())
     if written := [name for name in (*outputs_given(options), options.roc) if name not in ("", "-")]:
         view.say(f"files        {printable(', '.join(written))}")
-
-
-def as_json(value: Any) -> Any:
-    """A value as JSON can hold it, whatever a model's file says: no number that is not finite, and else texts."""
-    if isinstance(value, dict):
-        return {str(key): as_json(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [as_json(inner) for inner in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if isinstance(value, int | str | None) else str(value)
 
 
 def write_curves(table: EvaluationTable, folder: Path) -> None:

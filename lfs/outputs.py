@@ -1,9 +1,14 @@
-"""Files that a command leaves behind: never in place of others unawares."""
+"""What a command leaves behind: files, never in place of others unawares, and values in them."""
 
+import math
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
 
 from search_space.errors import UserError
 from trainers.data.importers.engine import REPORT_NAME, SKIPPED_NAME
@@ -51,3 +56,16 @@ def _identity(path: str | Path) -> object:
     except OSError:
         return os.path.realpath(path)
     return status.st_dev, status.st_ino
+
+
+def json_value(value: Any) -> Any:
+    """A value as JSON can hold it: null for what is missing or not finite, lists for arrays, texts for all else."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): json_value(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_value(inner) for inner in value]
+    if value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and not math.isfinite(value)):
+        return None
+    return value if isinstance(value, int | float | str) else str(value)

@@ -1,7 +1,7 @@
 """The action `best`: the winner with the best reward of a run, and its model as a folder of its own.
 
-    DIR/model.yaml, DIR/model.safetensors   what lfs.evaluate takes, and where it came from
-    DIR/recipe.yaml                         the run's settings, as a recipe for --config
+    DIR/model.yaml, DIR/model-SHA256.safetensors   what lfs.evaluate takes, and where it came from
+    DIR/recipe.yaml                                the run's settings, as a recipe for --config
 
 Examples:
     python -m lfs.results best runs/NAME
@@ -107,10 +107,10 @@ def export(facts: RunFacts, best: dict[str, Any], folder: Path, *, overwrite: bo
     Raises:
         UserError: its weights are gone or damaged, or the folder cannot be written or has a model already.
     """
-    from lfs.model_file import MODEL, WEIGHTS, model_of_run, save_model  # torch takes seconds
+    from lfs.model_file import MODEL, model_of_run, save_model  # torch takes seconds
 
     require(not folder.exists() or folder.is_dir(), "--export must name a folder", str(folder))
-    refuse_existing([folder / name for name in (MODEL, WEIGHTS, RECIPE)], overwrite)
+    refuse_existing([folder / name for name in (MODEL, RECIPE)], overwrite)
     found = model_of_run(facts.store, best["generation"] + 1)
     model = found.load()
     loss = {"winner": best["winner"], "winner_loss": best["winner_loss"], "reward_metric": facts.config.reward.metric}

@@ -3,7 +3,6 @@
 import argparse
 import io
 import json
-import math
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,11 +15,12 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
+from lfs.outputs import json_value
 from lfs.terminal import SafeConsole, printable, spreadsheet_safe
 from lfs.view import margins_text, parameters_text
 from search_space.errors import UserError, first_line, require
 from trainers.untrusted import parse_json
-from trainers.whole_file import write_bytes, writing
+from trainers.whole_file import write_bytes
 
 STDOUT = "-"
 MANY_ROWS = 500
@@ -63,21 +63,17 @@ def written(table: pd.DataFrame, options: argparse.Namespace) -> bool:
 
 
 def _put(file: str, data: bytes) -> None:
-    path = Path(file).expanduser()
-    if file == STDOUT:
-        sys.stdout.flush()
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
-    elif path.exists() and not path.is_file():  # a device or a pipe, whose name a new file must not take
-        with writing(path):
-            path.write_bytes(data)
-    else:
-        write_bytes(path, data)
+    if file != STDOUT:
+        return write_bytes(Path(file).expanduser(), data)
+    sys.stdout.flush()
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+    return None
 
 
 def as_json(table: pd.DataFrame) -> bytes:
     """A list with an object for each row; what is not there, or no number, is null."""
-    rows = [{str(name): _plain(value) for name, value in row.items()} for row in table.to_dict("records")]
+    rows = [{str(name): json_value(value) for name, value in row.items()} for row in table.to_dict("records")]
     return (json.dumps(rows, indent=1, allow_nan=False) + "\n").encode()
 
 
@@ -92,19 +88,6 @@ def as_parquet(table: pd.DataFrame) -> bytes:
     sink = io.BytesIO()
     table.to_parquet(sink, index=False)
     return sink.getvalue()
-
-
-def _plain(value: Any) -> Any:
-    """A value as JSON can hold it."""
-    if isinstance(value, np.ndarray | np.generic):
-        value = value.tolist()
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    if value is pd.NA or value is pd.NaT or (isinstance(value, float) and not math.isfinite(value)):
-        return None
-    return value
 
 
 def show(table: pd.DataFrame, to: Console, titles: Mapping[str, str] | None = None) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from lfs import controller
+from lfs import commands, controller, results
 from lfs.run_store import RunStore
 from tests.lfs.faces import TINY
 from tests.lfs.fakes import config
@@ -197,3 +197,15 @@ def bare_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunStore:
     store = RunStore(str(tmp_path / "run"))
     store.create(config(warmup_generations=5, population_size=3, num_workers=3))
     return store
+
+
+@pytest.fixture
+def results_command(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs `lfs.results`; exit code, output, errors."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        code = commands.run_command(results.main, [str(argument) for argument in arguments])
+        shown = capsys.readouterr()
+        return code, shown.out, shown.err
+
+    return run

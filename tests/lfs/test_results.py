@@ -11,8 +11,7 @@ import pandas as pd
 import pyarrow.fs
 import pytest
 
-from lfs import results
-from lfs.commands import FAILED, OK, run_command
+from lfs.commands import FAILED, OK
 from lfs.files import ArrowFiles, LocalFiles
 from lfs.generation import Search
 from lfs.generations import CANDIDATES
@@ -54,30 +53,18 @@ def root(tmp_path: Path, records: list[GenerationRecord]) -> Path:
     return tmp_path / "runs"
 
 
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Results:
-    """Runs `lfs.results`; exit code, output, errors."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        code = run_command(results.main, [str(argument) for argument in arguments])
-        shown = capsys.readouterr()
-        return code, shown.out, shown.err
-
-    return run
-
-
-def rows(command: Results, *arguments: object) -> list[dict[str, Any]]:
+def rows(results_command: Results, *arguments: object) -> list[dict[str, Any]]:
     """What a command writes as JSON, and nothing else."""
-    code, out, err = command(*arguments, "--json", "-")
+    code, out, err = results_command(*arguments, "--json", "-")
     assert (code, err) == (OK, "")
     found: list[dict[str, Any]] = json.loads(out)
     return found
 
 
 def test_the_list_has_state_score_age_size_and_cost(
-    root: Path, records: list[GenerationRecord], command: Results
+    root: Path, records: list[GenerationRecord], results_command: Results
 ) -> None:
-    found = {row["run"]: row for row in rows(command, "--storage", root)}
+    found = {row["run"]: row for row in rows(results_command, "--storage", root)}
     whole, part = found["whole"], found["part"]
     assert (whole["state"], whole["done"], whole["generations"]) == ("finished", 5, 5)
     assert (part["state"], part["done"], part["test_score"]) == ("stopped", 3, None)
@@ -87,23 +74,23 @@ def test_the_list_has_state_score_age_size_and_cost(
     assert whole["candidates"] == sum(len(record.rows) for record in records)
     assert whole["size_bytes"] == sum(p.stat().st_size for p in (root / "whole").rglob("*") if p.is_file())
     assert 0 <= whole["age_s"] < 600
-    code, out, _ = command("--storage", root)
+    code, out, _ = results_command("--storage", root)
     assert code == OK
     assert "5/5" in out
     assert "tar@far=1e-2 0.5000 ± 0.0200" in out
 
 
-def test_a_run_that_is_worked_on_says_so_without_ray(root: Path, command: Results) -> None:
+def test_a_run_that_is_worked_on_says_so_without_ray(root: Path, results_command: Results) -> None:
     store = RunStore(str(root / "part"))
     with Presence(store):
         assert is_held(store)
-        assert "3 of 5 generations, running" in command(root / "part")[1]
+        assert "3 of 5 generations, running" in results_command(root / "part")[1]
         store.record_event("pause", by="me")
-        assert "paused" in command(root / "part")[1]
+        assert "paused" in results_command(root / "part")[1]
         store.record_event("resume", by="me")
-        assert "running" in command(root / "part")[1]
+        assert "running" in results_command(root / "part")[1]
     assert not is_held(store)
-    assert "3 of 5 generations, stopped" in command(root / "part")[1]
+    assert "3 of 5 generations, stopped" in results_command(root / "part")[1]
 
 
 def test_whoever_looks_keeps_no_driver_from_starting(root: Path) -> None:
@@ -135,12 +122,12 @@ def test_a_driver_on_other_storage_is_alive_for_a_minute_after_its_last_sign(roo
 
 
 def test_a_generation_that_is_not_committed_yet_and_files_that_come_meanwhile(
-    root: Path, records: list[GenerationRecord], command: Results, monkeypatch: pytest.MonkeyPatch
+    root: Path, records: list[GenerationRecord], results_command: Results, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     part = RunStore(str(root / "part"))
     for name in ("state.json", "winner.safetensors.0a1b2c3d.tmp"):
         part.write(b"half", "generations", "000003", name)
-    assert [row["generation"] for row in rows(command, part.path)] == [0, 1, 2]
+    assert [row["generation"] for row in rows(results_command, part.path)] == [0, 1, 2]
     load = RunStore.load_state
 
     def meanwhile(store: RunStore, generation: int) -> Any:
@@ -150,8 +137,8 @@ def test_a_generation_that_is_not_committed_yet_and_files_that_come_meanwhile(
         return load(store, generation)
 
     monkeypatch.setattr(RunStore, "load_state", meanwhile)
-    assert [row["generation"] for row in rows(command, part.path)] == [0, 1, 2]
-    assert [row["weights"] for row in rows(command, part.path)] == [False, False, False, True]
+    assert [row["generation"] for row in rows(results_command, part.path)] == [0, 1, 2]
+    assert [row["weights"] for row in rows(results_command, part.path)] == [False, False, False, True]
 
 
 def spoil(root: Path) -> None:
@@ -171,9 +158,9 @@ def spoil(root: Path) -> None:
     (root / "faces").mkdir()
 
 
-def test_what_is_wrong_with_a_run_is_in_the_list_and_the_rest_is_readable(root: Path, command: Results) -> None:
+def test_what_is_wrong_with_a_run_is_in_the_list_and_the_rest_is_readable(root: Path, results_command: Results) -> None:
     spoil(root)
-    found = {row["run"]: row for row in rows(command, "--storage", root)}
+    found = {row["run"]: row for row in rows(results_command, "--storage", root)}
     assert set(found) == {
         "whole", "part", "newer", "no_table", "no_weights", "rotten", "strange", "half", "draft"
     }  # fmt: skip
@@ -189,12 +176,12 @@ def test_what_is_wrong_with_a_run_is_in_the_list_and_the_rest_is_readable(root: 
     assert "000001/state.json: damaged" in found["rotten"]["note"]
     assert found["rotten"]["best_reward"] == found["whole"]["best_reward"]
     assert not found["whole"]["note"]
-    code, out, err = command("--storage", root)
+    code, out, err = results_command("--storage", root)
     assert (code, err) == (OK, "")
     assert "half-written" in out
 
 
-def test_what_is_wrong_with_a_run_is_one_line_after_what_can_be_read(root: Path, command: Results) -> None:
+def test_what_is_wrong_with_a_run_is_one_line_after_what_can_be_read(root: Path, results_command: Results) -> None:
     spoil(root)
     for name, flags, shown, message in (
         ("newer", [], 0, "format 99"),
@@ -208,20 +195,20 @@ def test_what_is_wrong_with_a_run_is_one_line_after_what_can_be_read(root: Path,
             "000002/candidates.parquet: a file of a committed generation cannot be read",
         ),
     ):
-        code, out, err = command(root / name, *flags)
+        code, out, err = results_command(root / name, *flags)
         assert code == FAILED
         [line] = err.splitlines()
         assert message in line
         assert "defect" not in line
         if shown:
             assert sum(row.split()[0].rstrip("w").isdigit() for row in out.splitlines() if row.strip()) == shown
-    assert command(root / "no_weights", "--candidates")[0] == OK
+    assert results_command(root / "no_weights", "--candidates")[0] == OK
 
 
 @pytest.mark.parametrize("kind", ["nowhere", "file"])
-def test_a_storage_root_that_is_none(tmp_path: Path, command: Results, kind: str) -> None:
+def test_a_storage_root_that_is_none(tmp_path: Path, results_command: Results, kind: str) -> None:
     (tmp_path / "file").write_text("")
-    code, _, err = command("--storage", tmp_path / kind)
+    code, _, err = results_command("--storage", tmp_path / kind)
     assert code == FAILED
     assert "no such folder; searches put it there, or name another with --storage" in err
     assert len(err.splitlines()) == 1
@@ -241,7 +228,7 @@ class Watched(ArrowFiles):
 
 
 def test_no_weights_are_fetched_from_other_storage(
-    root: Path, command: Results, monkeypatch: pytest.MonkeyPatch
+    root: Path, results_command: Results, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for path in root.rglob("*.safetensors"):
         path.write_bytes(b"x" * 10_000_000)
@@ -253,66 +240,68 @@ def test_no_weights_are_fetched_from_other_storage(
         ["diff", f"{uri}/whole", f"{uri}/part"], ["schedule", f"{uri}/whole", "--out", root / "losses.yaml"],
     ):  # fmt: skip
         watched.fetched.clear()
-        code, _, err = command(*arguments)
+        code, _, err = results_command(*arguments)
         assert (code, err) == (OK, "")
         assert watched.fetched
         assert not [path for path, _ in watched.fetched if path.endswith(".safetensors")]
         assert sum(size for _, size in watched.fetched) < 200_000
 
 
-def test_the_old_forms_write_what_they_show(root: Path, tmp_path: Path, command: Results) -> None:
+def test_the_old_forms_write_what_they_show(root: Path, tmp_path: Path, results_command: Results) -> None:
     csv, parquet = tmp_path / "c.csv", tmp_path / "c.parquet"
-    code, out, _ = command(root / "whole", "--candidates", "--csv", csv, "--parquet", parquet)
+    code, out, _ = results_command(root / "whole", "--candidates", "--csv", csv, "--parquet", parquet)
     assert (code, out) == (OK, f"17 rows in {csv}, {parquet}\n")
     table = pd.read_parquet(parquet)
     assert pd.read_csv(csv)["reward"].tolist() == table["reward"].tolist()
     store = RunStore(str(root / "whole"))
     slow = pd.concat([store.load_candidates(g) for g in range(5)], ignore_index=True)
     pd.testing.assert_frame_equal(table, slow)
-    assert [row["generation"] for row in rows(command, root / "whole")] == [0, 1, 2, 3, 4]
-    assert command(root / "whole", "--csv", csv, "--parquet", parquet)[0] == OK
+    assert [row["generation"] for row in rows(results_command, root / "whole")] == [0, 1, 2, 3, 4]
+    assert results_command(root / "whole", "--csv", csv, "--parquet", parquet)[0] == OK
     assert len(pd.read_parquet(parquet)) == 5
 
 
-def test_a_device_stays_a_device_and_two_tables_do_not_share_the_output(root: Path, command: Results) -> None:
+def test_a_device_stays_a_device_and_two_tables_do_not_share_the_output(root: Path, results_command: Results) -> None:
     null = Path("/dev/null")
-    assert command(root / "whole", "--csv", null, "--parquet", null)[0] == OK
+    assert results_command(root / "whole", "--csv", null, "--parquet", null)[0] == OK
     assert null.is_char_device()
-    code, out, err = command(root / "whole", "--csv", "-", "--json", "-")
+    code, out, err = results_command(root / "whole", "--csv", "-", "--json", "-")
     assert (code, out) == (FAILED, "")
     assert "one of --json, --csv and --parquet can be standard output" in err
 
 
-def test_a_run_called_like_an_action(root: Path, command: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_called_like_an_action(root: Path, results_command: Results, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("diff", "best", "schedule", "show"):
         shutil.copytree(root / "whole", root / name)
     monkeypatch.chdir(root)
     for name in ("diff", "best", "schedule", "show"):
-        assert f"{name}: search in space global" in command(f"./{name}")[1]
-    assert command("best", "best")[0] == OK
-    assert command("--storage", ".")[1].count("finished") == 5
+        assert f"{name}: search in space global" in results_command(f"./{name}")[1]
+    assert results_command("best", "best")[0] == OK
+    assert results_command("--storage", ".")[1].count("finished") == 5
     monkeypatch.chdir(root.parent)
-    assert command()[1].count("finished") == 5  # runs/ is where runs are
+    assert results_command()[1].count("finished") == 5  # runs/ is where runs are
 
 
-def test_a_long_table_is_the_same_in_plain_lines(root: Path, command: Results, monkeypatch: pytest.MonkeyPatch) -> None:
-    laid_out = command(root / "whole", "--candidates")[1]
+def test_a_long_table_is_the_same_in_plain_lines(
+    root: Path, results_command: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    laid_out = results_command(root / "whole", "--candidates")[1]
     monkeypatch.setattr("lfs.results_output.MANY_ROWS", 3)
-    plain = command(root / "whole", "--candidates")[1]
+    plain = results_command(root / "whole", "--candidates")[1]
     assert [line.rstrip() for line in laid_out.splitlines()] == plain.splitlines()
 
 
-def test_nothing_hostile_reaches_a_terminal_or_a_csv(root: Path, command: Results) -> None:
+def test_nothing_hostile_reaches_a_terminal_or_a_csv(root: Path, results_command: Results) -> None:
     store = RunStore(str(root / "whole"))
     store.record_event("=1+1\x1b[2J", by="\u202eevil")
     name = root / "=cmd\x1b[31m"
     shutil.copytree(root / "whole", name)
     for arguments in (["--storage", root], [name], ["diff", name, root / "part"], ["best", name]):
         for form in ([], ["--csv", "-"], ["--json", "-"]):
-            code, out, _ = command(*arguments, *form)
+            code, out, _ = results_command(*arguments, *form)
             assert code == OK
             assert all(c.isprintable() or c == "\n" for c in out)
-    assert "\n'=cmd" in command("--storage", root, "--csv", "-")[1]
+    assert "\n'=cmd" in results_command("--storage", root, "--csv", "-")[1]
 
 
 def test_runs_are_sorted_by_their_start(root: Path, records: list[GenerationRecord]) -> None:

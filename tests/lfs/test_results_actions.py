@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from lfs import evaluate, results, train
+from lfs import evaluate, train
 from lfs.commands import FAILED, OK, run_command
 from lfs.config import SearchConfig
 from lfs.driver import new_run
@@ -25,18 +25,6 @@ from search_space.errors import UserError
 from tests.lfs.test_resume import GOLDEN
 
 Results = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Results:
-    """Runs `lfs.results`; exit code, output, errors."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        code = run_command(results.main, [str(argument) for argument in arguments])
-        shown = capsys.readouterr()
-        return code, shown.out, shown.err
-
-    return run
 
 
 @pytest.fixture
@@ -59,8 +47,8 @@ def searched(recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -
     return store
 
 
-def test_settings_that_differ_stand_side_by_side(golden: Path, searched: RunStore, command: Results) -> None:
-    code, out, err = command("diff", golden, searched.path, "--json", "-")
+def test_settings_that_differ_stand_side_by_side(golden: Path, searched: RunStore, results_command: Results) -> None:
+    code, out, err = results_command("diff", golden, searched.path, "--json", "-")
     assert (code, err) == (OK, "")
     rows = {(row["kind"], row["name"]): (row["run_1"], row["run_2"]) for row in json.loads(out)}
     one, two = RunStore(str(golden)).load_config(), searched.load_config()
@@ -70,20 +58,20 @@ def test_settings_that_differ_stand_side_by_side(golden: Path, searched: RunStor
     assert {("setting", "name"), ("setting", "storage")}.isdisjoint(rows)
     best = [max(store.summaries(), key=lambda s: s["best_reward"]) for store in (RunStore(str(golden)), searched)]
     assert rows["outcome", "best_reward"] == tuple(json.dumps(summary["best_reward"]) for summary in best)
-    everything = json.loads(command("diff", golden, searched.path, "--all", "--json", "-")[1])
+    everything = json.loads(results_command("diff", golden, searched.path, "--all", "--json", "-")[1])
     assert ["5", "5"] in [[row["run_1"], row["run_2"]] for row in everything if row["name"] == "seed"]
-    shown = command("diff", golden, searched.path)[1]
+    shown = results_command("diff", golden, searched.path)[1]
     assert "reward.metric" in shown
     assert "±" in shown
-    same = [row["kind"] for row in json.loads(command("diff", golden, golden, "--json", "-")[1])]
+    same = [row["kind"] for row in json.loads(results_command("diff", golden, golden, "--json", "-")[1])]
     assert set(same) == {"outcome"}
 
 
 def test_the_best_model_is_what_evaluate_takes(
-    searched: RunStore, tmp_path: Path, command: Results, capsys: pytest.CaptureFixture[str]
+    searched: RunStore, tmp_path: Path, results_command: Results, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "models" / "best"
-    code, out, err = command("best", searched.path, "--export", folder)
+    code, out, err = results_command("best", searched.path, "--export", folder)
     assert (code, err) == (OK, "")
     best = max(searched.summaries(), key=lambda summary: summary["best_reward"])
     assert f"@{best['generation'] + 1}: auc {best['best_reward']:.4f}" in out
@@ -105,35 +93,35 @@ def test_the_best_model_is_what_evaluate_takes(
     [mine], [theirs] = (json.loads(path.read_text())["models"] for path in (scores, from_run))
     assert mine["sets"] == theirs["sets"]
     capsys.readouterr()
-    code, _, err = command("best", searched.path, "--export", folder)
+    code, _, err = results_command("best", searched.path, "--export", folder)
     assert code == FAILED
     assert "is there already; choose another name, or replace it with --overwrite" in err
-    assert command("best", f"{searched.path}@1", "--export", folder, "--overwrite")[0] == OK
+    assert results_command("best", f"{searched.path}@1", "--export", folder, "--overwrite")[0] == OK
     assert find_models(str(folder))[0].origin["generation"] == 1
 
 
-def test_the_best_of_what_is_not_there(golden: Path, tmp_path: Path, command: Results) -> None:
+def test_the_best_of_what_is_not_there(golden: Path, tmp_path: Path, results_command: Results) -> None:
     for arguments, message in (
         ([f"{golden}@7"], "no such generation: it has 1 to 2"),
         ([f"{golden}@0"], "no such generation"),
         ([tmp_path / "nothing"], "is no run"),
     ):
-        code, _, err = command("best", *arguments)
+        code, _, err = results_command("best", *arguments)
         assert code == FAILED
         assert message in err
         assert len(err.splitlines()) == 1
     for weights in golden.rglob("*.safetensors"):
         weights.unlink()
-    code, out, err = command("best", golden, "--export", tmp_path / "model")
+    code, out, err = results_command("best", golden, "--export", tmp_path / "model")
     assert code == FAILED
     assert "weights  deleted (--keep-generations) or lost" in out
     assert "the weights of generation 1 were deleted" in err
     assert not (tmp_path / "model").exists()
 
 
-def test_a_schedule_replays_as_its_run_does(searched: RunStore, tmp_path: Path, command: Results) -> None:
+def test_a_schedule_replays_as_its_run_does(searched: RunStore, tmp_path: Path, results_command: Results) -> None:
     file = tmp_path / "losses.yaml"
-    code, out, err = command("schedule", searched.path, "--out", file)
+    code, out, err = results_command("schedule", searched.path, "--out", file)
     assert (code, out, err) == (OK, f"3 losses in {file}\n", "")
     by_run = train.configured(searched.path, "", {"seed": "9", "name": "x"})
     by_file = train.configured(str(file), "", {"seed": "9", "name": "x"})
@@ -145,8 +133,8 @@ def test_a_schedule_replays_as_its_run_does(searched: RunStore, tmp_path: Path, 
     assert [s["winner_loss"] for s in replay.summaries()] == [s["winner_loss"] for s in searched.summaries()]
     # The same losses from the same first weights on the same batches: the lineage itself is trained again.
     assert [s["best_reward"] for s in replay.summaries()] == [s["best_reward"] for s in searched.summaries()]
-    assert command("schedule", searched.path, "--out", file)[0] == FAILED
-    table = json.loads(command("schedule", searched.path, "--json", "-")[1])
+    assert results_command("schedule", searched.path, "--out", file)[0] == FAILED
+    table = json.loads(results_command("schedule", searched.path, "--json", "-")[1])
     rewards = [summary["best_reward"] for summary in searched.summaries()]
     assert [row["reward"] for row in table] == rewards
     assert [row["gain"] for row in table] == [None, rewards[1] - rewards[0], rewards[2] - rewards[1]]
@@ -194,10 +182,10 @@ def test_a_file_that_is_no_schedule(
 
 
 def test_a_run_with_a_generation_that_cannot_be_read_is_no_schedule(
-    golden: Path, tmp_path: Path, command: Results
+    golden: Path, tmp_path: Path, results_command: Results
 ) -> None:
     (golden / "generations" / "000001" / "state.json").write_text("{}")
-    code, _, err = command("schedule", golden, "--out", tmp_path / "losses.yaml")
+    code, _, err = results_command("schedule", golden, "--out", tmp_path / "losses.yaml")
     assert code == FAILED
     assert "000001/state.json: damaged" in err
     assert not (tmp_path / "losses.yaml").exists()
