@@ -6,7 +6,8 @@ import logging
 import secrets
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -158,7 +159,8 @@ class Folder:
     def remove_drafts(self, *parts: str) -> None:
         """Remove what processes that were killed while they wrote have left in a folder of it."""
         path = self.at(*parts)
-        self.retrying(lambda: self.files.together(lambda: self._remove_drafts(path), f"tidying up {path}"))
+        tidy = partial(self.files.together, lambda: self._tidy(path, self.files.list(path)), f"tidying up {path}")
+        self.retrying(tidy)
 
     def remove(self) -> None:
         """Remove the folder with all that is in it."""
@@ -191,8 +193,8 @@ class Folder:
         error = state.outcome and state.outcome.exception()
         logger.warning("%s: %s; trying again", self.uri, first_line(error or StorageError()))
 
-    def _remove_drafts(self, path: str) -> None:
-        for entry in self.files.list(path):
+    def _tidy(self, path: str, there: Iterable[Entry]) -> None:
+        for entry in there:
             if entry.name.endswith(TEMPORARY):
                 with contextlib.suppress(FileNotFoundError):  # it is in place by now
                     self.files.delete_file(f"{path}/{entry.name}")

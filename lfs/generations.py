@@ -191,10 +191,11 @@ class Generations(Folder):
 
     def _commit(self, generation: int, contents: Mapping[str, list[Part]]) -> None:
         folder = self.at(GENERATIONS, _folder(generation))
-        if COMMIT in [entry.name for entry in self.files.list(folder)]:
+        there = self.files.list(folder)
+        if COMMIT in [entry.name for entry in there]:
             self._refuse_another(generation, contents)
             return self.files.sync_folder(folder)
-        self._remove_drafts(folder)
+        self._tidy(folder, there)
         prints: dict[str, Any] = dict.fromkeys(contents)
 
         def hash_all() -> None:
