@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from lfs.plugins import add_allow_flag
 from search_space.errors import UserError, require
 from trainers.config import TrainerConfig
+from trainers.data.lmdb_source import LmdbSource, keep_open
 from trainers.device import find_device
 from trainers.embedder import BackboneModel, EmbeddedShard, Embedder, EmbedOptions, Shard, embed_shard, embed_with
 from trainers.numerics import numerics
@@ -76,8 +77,10 @@ def here(model: BackboneModel, numbers: Sequence[int], shard: Work, options: Emb
     options = replace(options, num_threads=threads)
     with numerics(TrainerConfig()):
         embedder = Embedder(model, device=options.device, flip=options.flip)
-        for number in numbers:
-            yield embed_with(embedder, shard(number), options)
+        opened: dict[Any, LmdbSource] = {}
+        for part in map(shard, numbers):
+            opened.setdefault(part.lmdb, LmdbSource(part.lmdb)).extent()  # it stays open: see `keep_open`
+            yield embed_with(embedder, part, options)
 
 
 def _on_ray(
@@ -108,6 +111,7 @@ def _on_ray(
 
 def _embed_there(model: BackboneModel, shard: Shard, options: EmbedOptions) -> EmbeddedShard:
     """`embed_shard` by a process of Ray's, which by this module knows of the plug-ins that it may import."""
+    keep_open()
     return embed_shard(model, shard, options)
 
 

@@ -22,6 +22,7 @@ from lfs.embedding_shards import ShardStore
 from search_space.errors import UserError
 from tests.lfs.evaluation_files import NUM_PICTURES, by_key, make_evaluation, small_model, spoil
 from trainers import whole_file
+from trainers.data import lmdb_source
 from trainers.data.lists import read_list
 from trainers.embedder import EmbedOptions, Shard, embed_shard
 
@@ -43,6 +44,15 @@ def refused(capsys: pytest.CaptureFixture[str], out: str, *more: str) -> str:
     capsys.readouterr()
     assert embed(out, *more) == FAILED
     return capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_the_pages_of_an_lmdb_are_checked_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = tuple(read_list("train.txt")[0])
+    checked: list[Path] = []
+    monkeypatch.setattr(lmdb_source, "check_structure", checked.append)
+    shards = [Shard(number=number, lmdb="train.lmdb", keys=keys[number : number + 2]) for number in range(3)]
+    assert len(list(embed_workers.here(small_model(), range(3), shards.__getitem__, EmbedOptions()))) == 3
+    assert checked == [Path("train.lmdb")]
 
 
 def test_rows_are_in_list_order_in_both_kinds_of_file(folder: Path) -> None:

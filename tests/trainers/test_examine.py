@@ -8,7 +8,7 @@ import pytest
 
 from search_space.errors import UserError
 from tests.trainers.data_files import encode, smooth_picture
-from trainers.data import examine
+from trainers.data import examine, lmdb_source
 from trainers.data.contact_sheet import contact_sheet
 from trainers.data.datum import encode_datum
 from trainers.data.examine import RAW, SetFacts, Shape, examine_set
@@ -34,6 +34,14 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
     lines = [f"{key} {'abc'.index(key[0]) * 2}\n" for key in items if key != "unlisted"]
     (tmp_path / "labels.txt").write_text("".join(lines) + "a/1 0\na/lost 0\n")
     return tmp_path / "faces.lmdb", tmp_path / "labels.txt"
+
+
+def test_the_pages_of_an_lmdb_are_checked_once(files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    checked: list[Path] = []
+    monkeypatch.setattr(lmdb_source, "check_structure", checked.append)
+    monkeypatch.setattr(examine, "CHUNK", 3)
+    examine_set(*files, workers=1)
+    assert checked == [files[0]]
 
 
 @pytest.mark.parametrize("workers", [1, 2])

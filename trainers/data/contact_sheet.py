@@ -38,7 +38,7 @@ def contact_sheet(
     rng = np.random.Generator(np.random.Philox(seed))
     source = LmdbSource(lmdb)
     chosen = (
-        _any(keys_of(lmdb), rows, columns, rng) if list_path is None else _by_identity(list_path, rows, columns, rng)
+        _any(keys_of(source), rows, columns, rng) if list_path is None else _by_identity(list_path, rows, columns, rng)
     )
     step_y, step_x = side + CAPTION, side + GAP
     sheet = np.full((len(chosen) * step_y + GAP, columns * step_x + GAP, 3), PAPER, np.uint8)

@@ -114,11 +114,10 @@ def _spread(values: Integers) -> dict[str, float]:
     return {"min": int(values.min()), "median": float(np.median(values)), "max": int(values.max())}
 
 
-def keys_of(lmdb: str | Path) -> Keys:
+def keys_of(source: LmdbSource) -> Keys:
     """All keys of an LMDB; `UserError` if there is none."""
-    source = LmdbSource(lmdb)
     if not len(source):
-        raise UserError(f"{lmdb}: expected pictures, got an LMDB without records")
+        raise UserError(f"{source.path}: expected pictures, got an LMDB without records")
     return Keys.of(source.keys())
 
 
@@ -146,7 +145,8 @@ def examine_set(
         UserError: LMDB or list cannot be read. What is wrong with a record is in the result.
     """
     listed = None if list_path is None else read_list(list_path, gaps=True)
-    keys = keys_of(lmdb)
+    source = LmdbSource(lmdb)  # and it stays open: opening it is a pass over all its pages
+    keys = keys_of(source)
     chunks = range(0, len(keys), CHUNK)
     tasks = ((Path(lmdb), list(keys[start : start + CHUNK])) for start in _read_ahead(Path(lmdb), chunks))
     shapes, sizes, bad, doubtful = Counter[Shape](), [np.empty(0, np.int64)], list[str](), list[str]()
@@ -158,7 +158,7 @@ def examine_set(
         bad += part.bad
         doubtful += part.doubtful
         progress(done := done + len(part.sizes), len(keys))
-    found = {} if listed is None else _against_list(LmdbSource(lmdb), *listed, len(keys))
+    found = {} if listed is None else _against_list(source, *listed, len(keys))
     return SetFacts(
         num_records=len(keys), shapes=dict(sorted(shapes.items(), key=lambda item: (-item[1], item[0]))),
         sizes=np.concatenate(sizes), bad=tuple(bad), doubtful=tuple(doubtful), **found,

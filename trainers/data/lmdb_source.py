@@ -42,6 +42,15 @@ class _Reader:
 
 _readers: WeakValueDictionary[tuple[int, int], _Reader] = WeakValueDictionary()
 _readers_lock = threading.Lock()
+_kept: list[_Reader] = []
+_keeps = False
+
+
+def keep_open() -> None:
+    """From now on this process keeps what it has opened, for processes that read a few sets in many parts: opening an
+    LMDB is a pass over all its pages."""
+    global _keeps
+    _keeps = True
 
 
 def _forget_inherited() -> None:
@@ -51,6 +60,7 @@ def _forget_inherited() -> None:
     for reader in list(_readers.values()):
         reader.env.close()
     _readers.clear()
+    _kept.clear()
 
 
 os.register_at_fork(after_in_child=_forget_inherited)
@@ -143,6 +153,8 @@ def _shared_reader(path: Path) -> _Reader:
                 check_structure(file)
                 reader = _Reader(file)
                 _readers[identity] = reader
+                if _keeps:
+                    _kept.append(reader)
             return reader
     except UserError as error:
         raise UserError(f"{path}: {error}") from None

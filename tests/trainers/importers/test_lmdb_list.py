@@ -9,9 +9,10 @@ import pytest
 from search_space.errors import UserError
 from tests.trainers.data_files import smooth_picture
 from tests.trainers.importers.sources import jpeg, pictures_of
+from trainers.data import lmdb_source
 from trainers.data.datum import encode_datum
 from trainers.data.importers.lmdb_list import LmdbListSource
-from trainers.data.importers.source import no_progress
+from trainers.data.importers.source import Batch, no_progress
 from trainers.data.lmdb_source import write_lmdb
 
 
@@ -50,6 +51,17 @@ def test_pixels_and_the_one_field_dialect(tmp_path: Path) -> None:
     decoded = cv2.imdecode(np.frombuffer(found["a/1"][1], np.uint8), cv2.IMREAD_COLOR)
     assert np.array_equal(decoded, smooth_picture(5))
     assert found["a/2"][1] == jpeg(1)
+
+
+def test_the_pages_of_an_lmdb_are_checked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = make(tmp_path, "a/1 0\na/2 0\nb/1 1\n")
+    checked: list[Path] = []
+    monkeypatch.setattr(lmdb_source, "check_structure", checked.append)
+    found = source.scan(no_progress)
+    for row in range(3):
+        [data] = source.read(Batch([found.keys[row]], found.places[[row]], [""]))
+        assert isinstance(data, bytes)
+    assert checked == [tmp_path / "old.lmdb"]
 
 
 def test_what_is_wrong(tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from search_space.errors import UserError
+from trainers.data import lmdb_source
 from trainers.data.importers.pool import in_order
+from trainers.data.lmdb_source import LmdbSource, write_lmdb
 
 
 def square(number: int) -> int:
@@ -25,6 +27,13 @@ def die(number: int) -> int:
     if number == 3:
         os.kill(os.getpid(), signal.SIGKILL)
     return number
+
+
+def open_lmdb(path: Path) -> tuple[int, int]:
+    """Which process this is, and how many LMDBs it has open before it reads one."""
+    num_open = len(lmdb_source._readers)
+    len(LmdbSource(path))
+    return os.getpid(), num_open
 
 
 def note(folder: Path, number: int) -> None:
@@ -45,6 +54,12 @@ def test_order_and_the_first_error(workers: int) -> None:
     assert [next(found) for _ in range(7)] == [n * n for n in range(7)]
     with pytest.raises(UserError, match="7 is too much"):
         next(found)
+
+
+def test_a_process_opens_an_lmdb_once(tmp_path: Path) -> None:
+    write_lmdb(tmp_path / "set", [("key", b"value")])
+    found = list(in_order(open_lmdb, ((tmp_path / "set",) for _ in range(12)), 2))
+    assert sum(num_open == 0 for _, num_open in found) == len({process for process, _ in found})
 
 
 def test_a_process_that_is_killed() -> None:

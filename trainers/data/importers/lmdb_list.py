@@ -45,27 +45,26 @@ class LmdbListSource:
         if listed is None:
             raise UserError(f"{path}: expected a list of the LMDB's pictures (--list FILE), got none")
         self.list_path = listed
+        self._source = LmdbSource(self.path)
 
     def scan(self, progress: Progress) -> Catalogue:
         """See `Source`. Order: that of the list."""
         keys, labels = read_list(self.list_path, gaps=True)
         names = self._identities(keys, labels)
         data = self.path / "data.mdb" if self.path.is_dir() else self.path
-        source = LmdbSource(self.path)
         builder = CatalogueBuilder(0, self.list_path, progress, len(keys))
         for key, label in zip(keys, labels.tolist(), strict=True):
             builder.add(names[label], "", key=key)
-        unlisted = len(source) - len(keys)
+        unlisted = len(self._source) - len(keys)
         if unlisted > 0:
             builder.ignored["records that are not in the list"] = unlisted
         return builder.build([stamp(data), stamp(self.list_path)])
 
     def read(self, batch: Batch) -> Iterator[bytes | UserError]:
         """See `Source`. Pixels that are no file come as a PNG."""
-        source = LmdbSource(self.path)
         for key in batch.keys:
             try:
-                datum = decode_datum(source.get(key))
+                datum = decode_datum(self._source.get(key))
                 yield datum.data if datum.encoded else encode_file(decode_stored(datum), PNG)
             except UserError as error:
                 yield UserError(str(error).removeprefix(f"{self.path}: "))

@@ -12,6 +12,7 @@ from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 from search_space.errors import UserError
+from trainers.data.lmdb_source import keep_open
 
 T = TypeVar("T")
 
@@ -57,8 +58,9 @@ def in_order(work: Callable[..., T], tasks: Iterable[tuple[Any, ...]], workers: 
 
 
 def _begin(parent: Connection) -> None:
-    """In a new worker: Ctrl-C is for the parent, and without it there is nothing left to do."""
+    """In a new worker: Ctrl-C is for the parent, without which nothing is left to do; tasks read the same LMDBs."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    keep_open()
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
