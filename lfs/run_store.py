@@ -51,20 +51,25 @@ class RunStore(Generations):
         Raises:
             UserError: this is no run, or one of a format that this version cannot read.
         """
-        values = self._stored()
+        values = self.stored()
         return checked(SearchConfig, values["config"], under(self.uri, CONFIG))
 
     def load_versions(self) -> dict[str, str]:
         """Versions that the run was made with, by package."""
-        versions = self._stored().get("versions")
+        versions = self.stored().get("versions")
         return {str(name): str(value) for name, value in versions.items()} if isinstance(versions, dict) else {}
 
     def load_digest(self) -> dict[str, str] | None:
         """What the run's data was when it was started, by file; None: not recorded."""
-        digest = self._stored().get("data")
+        digest = self.stored().get("data")
         return digest if isinstance(digest, dict) else None
 
-    def _stored(self) -> dict[str, Any]:
+    def stored(self) -> dict[str, Any]:
+        """Everything that the configuration file holds: format, versions, configuration, digest of the data.
+
+        Raises:
+            UserError: see `load_config`.
+        """
         place = under(self.uri, CONFIG)
         if not self.exists(CONFIG):
             raise UserError(f"{self.uri} is no run: it has no {CONFIG}; `python -m lfs.results` lists runs")
@@ -160,7 +165,7 @@ class RunStore(Generations):
             UserError: what is there is damaged.
             StorageError: storage still refuses after `attempts` tries.
         """
-        values = self._stored() | {"config": plain(asdict(config))}
+        values = self.stored() | {"config": plain(asdict(config))}
         self.write(yaml.safe_dump(values, sort_keys=False).encode(), CONFIG)
 
     def record_event(self, action: str, **facts: Any) -> None:

@@ -12,6 +12,16 @@ MAX_GENERATIONS = 10**6
 Count = Annotated[int, pydantic.Field(ge=0, lt=2**63)]
 
 
+class LostWork(pydantic.BaseModel):
+    """A candidate that a trainer had and did not bring to its end, in seconds since 1970 (see lfs/timesheet.py)."""
+
+    trainer: str
+    candidate: Count
+    died: bool
+    leased_at: float
+    lost_at: float
+
+
 class Summary(pydantic.BaseModel, extra="allow"):
     """A generation in one line, as `state.json` holds it; further values are kept as they are."""
 
@@ -38,6 +48,7 @@ class Summary(pydantic.BaseModel, extra="allow"):
     policy_std: list[float]
     images_per_s: float = 0.0
     wall_s: float = 0.0
+    lost: list[LostWork] = []
 
 
 class Result(pydantic.BaseModel, extra="allow"):

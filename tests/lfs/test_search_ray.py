@@ -24,7 +24,7 @@ from trainers.trainer import CandidateTrainer
 
 pytestmark = pytest.mark.ray
 Start = Callable[..., Command]
-BY_THE_WAY = ("trainer", "train_s", "validate_s")
+BY_THE_WAY = ("trainer", "train_s", "validate_s", "leased_at", "reported_at")
 """Columns of a candidate that say who worked and how long, not what came out."""
 
 
@@ -36,7 +36,7 @@ def digest(run: Path | RunStore) -> list[Any]:
         state, summary = store.load_state(generation)
         rows = store.load_candidates(generation).drop(columns=list(BY_THE_WAY)).to_json(double_precision=15)
         weights = store.read("generations", f"{generation:06d}", "winner.safetensors")
-        facts = {k: v for k, v in summary.items() if k not in ("wall_s", "images_per_s")}
+        facts = {k: v for k, v in summary.items() if k not in ("wall_s", "images_per_s", "lost")}
         made.append((json.dumps(state.to_dict()), json.dumps(facts), rows, weights))
     return made
 
