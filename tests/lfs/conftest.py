@@ -110,10 +110,9 @@ class Command:
     def wait_for_line(self, text: str, timeout_s: float = 60) -> None:
         """Until the command has printed something; fails if the command ends without."""
         deadline = time.monotonic() + timeout_s
-        while (ended := self.process.poll() is not None) or text not in self.out.read_text():
-            if ended and text in self.out.read_text():
-                return
-            assert not ended and time.monotonic() < deadline, self.err.read_text()
+        while text not in self.out.read_text():
+            ended = self.process.poll() is not None
+            assert (not ended and time.monotonic() < deadline) or text in self.out.read_text(), self.err.read_text()
             time.sleep(0.2)
 
     def clean(self) -> None:
