@@ -1,6 +1,7 @@
 """Figures of a comparison and of learned losses, as PNG or SVG."""
 
 import io
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,6 +47,8 @@ TICKS = {
     1e-6: r"$10^{-6}$", 1e-4: r"$10^{-4}$", 0.01: "0.01", 0.5: "0.5", 0.99: "0.99", 1 - 1e-4: "0.9999",
     1 - 1e-6: r"$1-10^{-6}$",
 }  # fmt: skip
+
+logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # fonts of formulas that it can do without
 
 
 def figure_bytes(figure: Figure, name: str) -> bytes:
@@ -277,7 +280,7 @@ def loss_figure(
         loss_panel.plot(cosine, losses_at(loss, cosine, num_classes), **style)
     _label_margin_panel(margin_panel, scale, num_classes)
     loss_panel.set_xlabel("cosine of the target class")
-    loss_panel.set_ylabel("loss")
+    loss_panel.set_ylabel("loss [nat]")
     loss_panel.set_ylim(bottom=min(0.0, *loss_panel.get_ylim()))
     handles, labels = margin_panel.get_legend_handles_labels()
     if len(generations) == 1:
@@ -303,7 +306,7 @@ def _label_margin_panel(panel: Axes, scale: float, num_classes: int) -> None:
     left, right = panel.get_xlim()
     ticks = {p: text for p, text in TICKS.items() if left <= p <= right}
     panel.set_xticks(list(ticks), list(ticks.values()), fontsize=8)
-    panel.set_xlabel("probability p of the target class (log odds)")
+    panel.set_xlabel("probability p of the target class [log odds]")
     panel.set_ylabel("CosFace margin of the same loss [cosine]")
     low, high = panel.get_ylim()
     panel.set_ylim(max(low, -0.3), min(high, 1.0))

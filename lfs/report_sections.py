@@ -33,7 +33,7 @@ from lfs.report_run import Run, number
 from lfs.report_series import costs, gains, noise, shifts
 from lfs.results_show import event_line
 from lfs.terminal import printable
-from lfs.view import duration_text, parameters_text, reward_text
+from lfs.view import duration_text, reward_text
 from search_space.errors import first_line
 from search_space.loss import Loss, loss_from_dict
 
@@ -118,7 +118,7 @@ def _summary(run: Run) -> Section:
         rows.append(("best reward", f"{shown} ({config.reward.metric}, generation {best.number + 1})"))
         first = next((g.best for g in done if not math.isnan(g.best)), math.nan)
         rows.append(("gain since the first generation", f"{best.best - first:+.4f}"))
-        rows.append(("the last winner's loss", parameters_text(done[-1].summary["winner_parameters"])))
+        rows.append(("the last winner's loss", named(done[-1].summary["winner_parameters"])))
         took = costs(run)
         rows.append(("cost", f"{took['total_images'].iloc[-1]:,.0f} training pictures, {_trainer_hours(took)}"))
     for name, value in _tests(run)[:6]:
@@ -128,6 +128,12 @@ def _summary(run: Run) -> Section:
         text += "".join(note(f"missing: {line}") for line in run.missing[:20])
         text += note(f"and {len(run.missing) - 20:,} more") if len(run.missing) > 20 else ""
     return Section(key="summary", title=TITLES["summary"], text=text)
+
+
+def named(parameters: Mapping[str, float]) -> str:
+    """All parameters of a loss; those that are 0 are left out, if there are others."""
+    shown = {name: value for name, value in parameters.items() if value} or parameters
+    return ", ".join(f"{name} {value:.3g}" for name, value in shown.items())
 
 
 def _trainer_hours(took: pd.DataFrame) -> str:
@@ -247,7 +253,7 @@ def _lineage(run: Run) -> Section:
         rows = g.candidates
         by = ", ".join(rows.loc[rows["winner"], "trainer"])
         shown.append((
-            g.number + 1, f"candidate {g.summary['winner']}", parameters_text(g.summary["winner_parameters"]),
+            g.number + 1, f"candidate {g.summary['winner']}", named(g.summary["winner_parameters"]),
             reward_text(g.best, number(g.summary["best_reward_se"])), "-" if math.isnan(gain) else f"{gain:+.4f}",
             by or "-", "kept" if g.number in run.with_weights else "deleted",
         ))  # fmt: skip
@@ -382,5 +388,5 @@ def _changed(config: Any, default: Any, prefix: str = "") -> Iterable[tuple[str,
         if dataclasses.is_dataclass(value):
             yield from _changed(value, usual, f"{prefix}{item.name}.")
         elif value != usual:
-            shown = str(value)
+            shown = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
             yield f"{prefix}{item.name}", shown if len(shown) <= 500 else f"{shown[:497]}..."

@@ -226,6 +226,7 @@ class View:
             self.say(line)
         self.say(f"{status['num_images']:,} training images in all")
         self.say("")
+        self.say(f"report        python -m lfs.report {run}")
         self.say(f"generations   python -m lfs.results {run}")
         self.say(f"candidates    python -m lfs.results {run} --candidates")
         self.say(f"TensorBoard   tensorboard --logdir {run}")
