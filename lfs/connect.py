@@ -12,6 +12,7 @@ import psutil
 
 from lfs.config import SearchConfig
 from lfs.plugins import VARIABLE
+from lfs.view import View
 from search_space.errors import UserError
 
 NAMESPACE = "lfs"
@@ -31,6 +32,16 @@ def ray_cluster(config: SearchConfig) -> Iterator[None]:
     address = joins(config)
     with joined(address) if address else started(dashboard=config.dashboard):
         log_errors_of_nodes()
+        yield
+
+
+@contextlib.contextmanager
+def waited_for_ray(config: SearchConfig, view: View) -> Iterator[None]:
+    """`ray_cluster`, and a word if it takes its time."""
+    address = joins(config)
+    with contextlib.ExitStack() as stack:
+        with view.waiting(f"joining Ray at {address}" if address else "starting Ray"):
+            stack.enter_context(ray_cluster(config))
         yield
 
 

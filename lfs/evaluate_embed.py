@@ -86,15 +86,17 @@ def embed_all(
     plan = store.plan
     with store.held():
         missing = store.missing()
-        done = plan.num_shards - len(missing)
-        if done:
-            view.say(f"{done} of {plan.num_shards} shards are there already")
-        progress = view.progress(f"embedding {len(plan.keys):,} pictures")
-        for result in workers.embed(model, missing, plan.shard, how):
-            store.put(result)
-            done += 1
-            progress(done, plan.num_shards)
-        return store.put_together()
+        if there := plan.num_shards - len(missing):
+            view.say(f"{there} of {plan.num_shards} shards are there already")
+        done = len(plan.keys) - sum(plan.rows_of(number) for number in missing)
+        with view.progress("embedding") as progress:
+            progress(done, len(plan.keys))
+            for result in workers.embed(model, missing, plan.shard, how):
+                store.put(result)
+                done += plan.rows_of(result.number)
+                progress(done, len(plan.keys))
+        with view.waiting("writing the output"):
+            return store.put_together()
 
 
 def one_model(text: str) -> ModelFile:
