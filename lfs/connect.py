@@ -1,9 +1,11 @@
 """Ray, joined or started: its address, its token, and its console noise kept away from the user."""
 
+import atexit
 import contextlib
 import logging
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,10 @@ def ray_cluster(config: SearchConfig) -> Iterator[None]:
     address = joins(config)
     with joined(address) if address else started(dashboard=config.dashboard):
         log_errors_of_nodes()
-        yield
+        try:
+            yield
+        finally:
+            leave_colours_alone()
 
 
 @contextlib.contextmanager
@@ -147,6 +152,12 @@ def log_errors_of_nodes() -> None:
 
     log = logging.getLogger("ray.nodes")
     worker.print_worker_logs = lambda data, *_, **__: log.warning("%s", "\n".join(data["lines"]))
+
+
+def leave_colours_alone() -> None:
+    """What Ray imports would end the process with a control code, on a dumb terminal too."""
+    if colorama := sys.modules.get("colorama.initialise"):
+        atexit.unregister(colorama.reset_all)
 
 
 def joins(config: SearchConfig) -> str:

@@ -15,7 +15,8 @@ Examples:
 """
 
 import argparse
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -66,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
     found = one_model(options.model)
     model = found.load()
     plan, how = plan_of(options, found, model, out), embed_options(options)
-    with workers_of(options).ready(how) as (workers, how):
+    with going_on(), workers_of(options).ready(how) as (workers, how):
         device = str(how.device).partition(":")[0]  # another one makes other last bits
         plan = replace(plan, made_by=plan.made_by | {"flip": how.flip, "device": device})
         skipped = embed_all(
@@ -77,6 +78,15 @@ def run(options: argparse.Namespace) -> int:
         view.warn(f"{len(skipped):,} pictures do not decode and are left out; they are listed in {where}")
     view.say(f"{len(plan.keys) - len(skipped):,} x {plan.dim} {plan.dtype} in {printable(str(out))}")
     return OK
+
+
+@contextlib.contextmanager
+def going_on() -> Iterator[None]:
+    """Says with a Ctrl-C in this block that nothing is lost."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("interrupted; the same command goes on from the last shard") from None
 
 
 def embed_all(

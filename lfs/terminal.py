@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 from rich.console import Console, ConsoleDimensions, ConsoleOptions, RenderableType
 from rich.segment import Segment
+from rich.text import Text
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """A spreadsheet takes a text that begins with one of these for a formula."""
@@ -21,6 +22,9 @@ def printable(text: str, keep: str = "") -> str:
         return text
     return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
 
+
+GLUE = "\ue000"
+"""A space at which no line is broken."""
 
 PLAIN_SIGNS = {"±": "~", "…": ".", "█": "#", "▏": "|", "▎": "|", "━": "-"}
 """Signs of this project's own output, as wide, for a terminal that cannot show them."""
@@ -55,9 +59,13 @@ class SafeConsole(Console):
         for piece in super().render(renderable, options):
             yield piece if piece.control else Segment(self._shown(piece.text), piece.style)
 
+    def render_str(self, text: str, **settings: Any) -> Text:
+        """The text, in which a line never ends before or behind a ±."""
+        return super().render_str(text.replace(" ± ", f"{GLUE}±{GLUE}"), **settings)
+
     def _shown(self, text: str) -> str:
         encoding = getattr(self.file, "encoding", None) or "utf-8"
-        return encodable(printable(text, keep="\n"), encoding)
+        return encodable(printable(text.replace(GLUE, " "), keep="\n"), encoding)
 
 
 def is_live(console: Console) -> bool:
