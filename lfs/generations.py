@@ -140,7 +140,7 @@ class Generations(Folder):
         def seen(num_bytes: int) -> None:
             nonlocal read
             read += num_bytes
-            progress(read, total)
+            progress(min(read, total), total)  # COMMIT comes too
 
         before, self.files.seen = self.files.seen, seen
         try:

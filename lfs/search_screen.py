@@ -1,5 +1,6 @@
 """The screen of a running search: what fits into the terminal as it is now, the most telling first."""
 
+import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from rich.text import Text
 
 from lfs.columns import Column, Columns
 from lfs.progress import duration_text
+from lfs.terminal import GLUE
 from lfs.view import parameters_text, policy_text, reward_text, summary_table
 
 MAX_ROWS = 16
@@ -38,13 +40,13 @@ class SearchScreen:
         heads += [(line, "dim") for line in flowed(rates(status), width)]
         for line, style in heads:
             yield Text(line, style=style)
-        left = options.size.height - 1 - sum(-(-cell_len(line) // width) for line, _ in heads)
+        left = options.size.height - 1 - len(heads)
         if status["testing"]:
             yield Text("testing the final model ...")
             rows, left = 0, left - 1
         else:
             rows, left = shared_out(len(status["candidates"]), len(status["summaries"]), left)
-            yield from candidates_shown(status["candidates"], rows)
+            yield from candidates_shown(status["candidates"], rows, width)
         if status["summaries"] and (last := min(MAX_SUMMARIES, left - 2)) > 0:
             yield Text("")
             yield summary_table(status["summaries"][-last:], says_less=False)
@@ -86,25 +88,30 @@ def rates(status: dict[str, Any]) -> list[str]:
 
 
 def flowed(parts: Sequence[str], width: int) -> Iterator[str]:
-    """The parts in lines of at most `width`, none of them broken unless it is longer by itself."""
+    """The parts in lines of at most `width`; one is broken, between words, only if it is longer by itself."""
     line = ""
     for part in parts:
         if line and cell_len(line + GAP + part) > width:
             yield line
             line = ""
         line += (GAP if line else "") + part
+        if cell_len(line) > width:
+            glued = line.replace(" ± ", f"{GLUE}±{GLUE}")
+            *whole, line = (part.replace(GLUE, " ") for part in textwrap.wrap(glued, width))
+            yield from whole
     if line:
         yield line
 
 
-def candidates_shown(candidates: Sequence[dict[str, Any]], rows: int) -> Iterator[Columns | Text]:
-    """The running generation's candidates, and how those stand that find no place."""
+def candidates_shown(candidates: Sequence[dict[str, Any]], rows: int, width: int) -> Iterator[Columns | Text]:
+    """The running generation's candidates, and how those stand that find no place, if there is room for it."""
     best = sorted(candidates, key=lambda c: (TELLING.index(c["state"]), -(c["reward"] or 0.0), c["index"]))
     shown = sorted(best[:rows], key=lambda c: c["index"])
     yield candidate_table(shown)
     if rest := Counter(c["state"] for c in best[rows:]):
         counts = ", ".join(f"{rest[state]} {state}" for state in TELLING if rest[state])
-        yield Text(f"and {rest.total()} more: {counts}", style="dim")
+        more = f"and {rest.total()} more"
+        yield Text(line if cell_len(line := f"{more}: {counts}") <= width else more, style="dim")
 
 
 def candidate_table(candidates: Sequence[dict[str, Any]]) -> Columns:

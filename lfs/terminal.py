@@ -32,12 +32,15 @@ PLAIN_SIGNS = {"±": "~", "…": ".", "█": "#", "▏": "|", "▎": "|", "━":
 
 def encodable(text: str, encoding: str) -> str:
     """`text` with every character spelled out that `encoding` does not have; signs of our own become similar ones."""
-    try:
-        text.encode(encoding)
-    except UnicodeEncodeError:
-        plain = "".join(PLAIN_SIGNS.get(c, c) for c in text)
-        return plain.encode(encoding, "backslashreplace").decode(encoding)
-    return text
+
+    def shown(sign: str) -> str:
+        try:
+            sign.encode(encoding)
+        except UnicodeEncodeError:
+            return PLAIN_SIGNS.get(sign) or sign.encode("ascii", "backslashreplace").decode()
+        return sign
+
+    return text if text.isascii() or encoding == "utf-8" else "".join(map(shown, text))
 
 
 class SafeConsole(Console):

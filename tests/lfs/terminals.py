@@ -85,7 +85,7 @@ class Terminal:
             text = re.sub(pattern, mask, text)
         return text
 
-    def wait_for(self, pattern: str, timeout_s: float = 120) -> None:
+    def wait_for(self, pattern: str, timeout_s: float = 240) -> None:
         """Until the text has a part like this."""
         deadline = time.monotonic() + timeout_s
         while not re.search(pattern, self.text()):
