@@ -23,8 +23,9 @@ def interrupts(
     told: Callable[[], object] = lambda: None,
     told_now: Callable[[], object] = lambda: None,
 ) -> Iterator[None]:
-    """Ctrl-C once: stop after this generation. Twice, or SIGTERM, or the end of the terminal: stop now, by a
-    `KeyboardInterrupt`; what is committed stays. Once more while that takes its time: the process ends at once.
+    """Ctrl-C once: stop after this generation. Twice, or SIGTERM: stop now, by a `KeyboardInterrupt`; what is committed
+    stays. Once more while that takes its time, or the end of the terminal, which takes this machine's Ray with it: the
+    process ends at once.
 
     Args:
         told: called at once, in a thread, when it is to stop after this generation: a signal handler must neither call
@@ -32,6 +33,7 @@ def interrupts(
         told_now: the same when it is to stop now.
     """
     pressed: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+    stopped: list[int] = []
 
     def tell() -> None:
         while say := pressed.get():
@@ -40,6 +42,7 @@ def interrupts(
     def stop_now(number: int, frame: object) -> None:
         for one in handled:
             signal.signal(one, leave_now)
+        stopped.append(number)
         pressed.put(told_now)
         raise KeyboardInterrupt
 
@@ -48,7 +51,7 @@ def interrupts(
         stop_asked.set()
         pressed.put(told)
 
-    handled = {signal.SIGINT: stop_after_this, signal.SIGTERM: stop_now, signal.SIGHUP: stop_now}
+    handled = {signal.SIGINT: stop_after_this, signal.SIGTERM: stop_now, signal.SIGHUP: leave_now}
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup
         del handled[signal.SIGHUP]
     teller = threading.Thread(target=tell, name="interrupts", daemon=True)
@@ -58,7 +61,7 @@ def interrupts(
         yield
     finally:
         for number, handler in before.items():
-            if signal.getsignal(number) is not leave_now:
+            if not stopped:
                 signal.signal(number, handler)
         pressed.put(None)
         teller.join(LAST_LOGS_S)
@@ -66,6 +69,8 @@ def interrupts(
 
 def leave_now(number: int, frame: object) -> None:
     """End this process without a word to anybody; its own Ray ends with it."""
+    with contextlib.suppress(OSError):
+        os.write(2, b"\n")  # the prompt begins a line
     os._exit(INTERRUPTED)
 
 

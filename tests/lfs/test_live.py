@@ -262,19 +262,16 @@ def test_ctrl_c_is_answered_at_once_each_time_and_the_third_ends_the_process() -
         assert process.wait(30) == INTERRUPTED
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_other_signals_stop_at_once(number: signal.Signals) -> None:
-    before = signal.getsignal(number)
-
-    def told() -> None:
-        with interrupts(threading.Event()):
-            os.kill(os.getpid(), number)
-            time.sleep(10)
-
-    with pytest.raises(KeyboardInterrupt):
-        told()
-    signal.signal(number, before)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+@pytest.mark.parametrize(("number", "says"), [(signal.SIGTERM, "ending\n"), (signal.SIGHUP, "")])
+def test_other_signals_stop_at_once(number: signal.Signals, says: str) -> None:
+    with subprocess.Popen([sys.executable, "-c", PRESSED], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        if says:
+            assert says in (process.stdout.readline(), process.stdout.readline())
+            process.send_signal(number)
+        assert process.wait(30) == INTERRUPTED
 
 
 def test_nohup_is_respected() -> None:
