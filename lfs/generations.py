@@ -35,6 +35,7 @@ READERS = 16
 BATCH = 8
 """Generations that a thread reads one after the other: to start one takes as long as to read a small file."""
 T = TypeVar("T")
+Progress = Callable[[int, int], object]
 
 
 class Generations(Folder):
@@ -87,15 +88,21 @@ class Generations(Folder):
         except ValueError as error:
             raise UserError(f"{self._place(generation, CANDIDATES)}: damaged: {first_line(error)}") from None
 
-    def summaries(self) -> list[dict[str, Any]]:
-        """Every committed generation in one line each."""
-        found = self.each(self.committed(), self.load_state)
+    def summaries(self, progress: Progress | None = None) -> list[dict[str, Any]]:
+        """Every committed generation in one line each.
+
+        Args:
+            progress: called with (generations read, generations in all) now and then.
+        """
+        found = self.each(self.committed(), self.load_state, progress)
         for value in found:
             if isinstance(value, UserError):
                 raise value
         return [value[1] for value in found if not isinstance(value, UserError)]
 
-    def each(self, generations: Sequence[int], load: Callable[[int], T]) -> list[T | UserError]:
+    def each(
+        self, generations: Sequence[int], load: Callable[[int], T], progress: Progress | None = None
+    ) -> list[T | UserError]:
         """What `load` says of each of many generations, several at a time, or the error with which it refuses one."""
 
         def tried(generation: int) -> T | UserError:
@@ -107,16 +114,39 @@ class Generations(Folder):
         def all_of(part: Sequence[int]) -> list[T | UserError]:
             return self.files.together(lambda: [tried(generation) for generation in part], "reading generations")
 
-        parts = [generations[i : i + BATCH] for i in range(0, len(generations), BATCH)]
+        parts, found = [generations[i : i + BATCH] for i in range(0, len(generations), BATCH)], list[T | UserError]()
         with ThreadPoolExecutor(READERS) as pool:
-            return [value for part in pool.map(all_of, parts) for value in part]
+            for part in pool.map(all_of, parts):
+                found += part
+                if progress:
+                    progress(len(found), len(generations))
+        return found
 
-    def load_last(self) -> tuple[SearchState, Weights] | None:
-        """State and weights after the last committed generation; None before the first."""
+    def load_last(self, progress: Progress | None = None) -> tuple[SearchState, Weights] | None:
+        """State and weights after the last committed generation; None before the first.
+
+        Args:
+            progress: called with (bytes of the weights read, bytes in all).
+        """
         done = self.committed()
         if not done:
             return None
-        return self.load_state(done[-1])[0], self.load_weights(done[-1])
+        state, _ = self.load_state(done[-1])
+        if progress is None:
+            return state, self.load_weights(done[-1])
+        expected, read = self._expected(done[-1], WINNER), 0
+        total = size if isinstance(expected, dict) and isinstance(size := expected.get("size"), int) else 0
+
+        def seen(num_bytes: int) -> None:
+            nonlocal read
+            read += num_bytes
+            progress(min(read, total), total)  # COMMIT comes too
+
+        before, self.files.seen = self.files.seen, seen
+        try:
+            return state, self.load_weights(done[-1])
+        finally:
+            self.files.seen = before
 
     def _place(self, generation: int, name: str) -> str:
         return under(self.uri, GENERATIONS, _folder(generation), name)
@@ -127,17 +157,21 @@ class Generations(Folder):
 
     def _verified(self, generation: int, name: str) -> bytes:
         """The bytes of a file that is what COMMIT says."""
-        data = self._read_of(generation, COMMIT)
-        try:
-            expected = parse_json(data)[name]
-        except (ValueError, LookupError, TypeError) as error:
-            law = f"{self._place(generation, COMMIT)}: damaged: expected size and SHA-256 of {name}"
-            raise UserError(f"{law}: {first_line(error)}; {self._way_out(generation)}") from None
+        expected = self._expected(generation, name)
         data = self._read_of(generation, name)
         if expected != _fingerprint([data]):
             law = f"{self._place(generation, name)}: damaged: size or SHA-256 differ from those in COMMIT"
             raise UserError(f"{law}; {self._way_out(generation)}")
         return data
+
+    def _expected(self, generation: int, name: str) -> Any:
+        """Size and SHA-256 of a file, as COMMIT has them."""
+        data = self._read_of(generation, COMMIT)
+        try:
+            return parse_json(data)[name]
+        except (ValueError, LookupError, TypeError) as error:
+            law = f"{self._place(generation, COMMIT)}: damaged: expected size and SHA-256 of {name}"
+            raise UserError(f"{law}: {first_line(error)}; {self._way_out(generation)}") from None
 
     def _read_of(self, generation: int, name: str) -> bytes:
         """The bytes of a file of a committed generation."""

@@ -79,7 +79,8 @@ class Reporter:
 
     def _look(self, run: Run) -> None:
         try:
-            self._faces = look_at_faces(run, self._view.progress("final model on its test pictures"))
+            with self._view.progress("final model on its test pictures") as progress:
+                self._faces = look_at_faces(run, progress)
         except (UserError, OSError) as error:
             self._faces = first_line(error)
 

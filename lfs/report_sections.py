@@ -13,6 +13,7 @@ import torch
 
 from lfs.config import SearchConfig
 from lfs.loss_curves import losses_at
+from lfs.progress import duration_text
 from lfs.report_charts import (
     MAX_CURVES,
     MAX_DIMENSIONS,
@@ -33,7 +34,7 @@ from lfs.report_run import Run, number
 from lfs.report_series import costs, gains, noise, shifts
 from lfs.results_show import event_line
 from lfs.terminal import printable
-from lfs.view import duration_text, reward_text
+from lfs.view import reward_text
 from search_space.errors import first_line
 from search_space.loss import Loss, loss_from_dict
 

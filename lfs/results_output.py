@@ -4,7 +4,7 @@ import argparse
 import io
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ import pandas as pd
 import pyarrow as pa
 from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
 
+from lfs.columns import Column, Columns
 from lfs.outputs import json_value
 from lfs.terminal import SafeConsole, printable, spreadsheet_safe
 from lfs.view import margins_text, parameters_text
@@ -90,35 +90,39 @@ def as_parquet(table: pd.DataFrame) -> bytes:
     return sink.getvalue()
 
 
-def show(table: pd.DataFrame, to: Console, titles: Mapping[str, str] | None = None) -> None:
+def show(table: pd.DataFrame, to: Console, titles: Mapping[str, str] | None = None, ranks: Sequence[str] = ()) -> None:
     """A table for a person.
 
     Args:
         titles: columns to show, and what is written above them; None: all.
+        ranks: columns that may be left out where the terminal is narrow, the last ones first.
     """
-    made = Table(box=None, header_style="bold", pad_edge=False)
     titles = titles or {name: name.replace("_", " ") for name in map(str, table)}
     names = [name for name in titles if name in table and (name not in RARE or table[name].astype(bool).any())]
-    for name in names:
-        right = pd.api.types.is_numeric_dtype(table[name])
-        made.add_column(titles[name], no_wrap=name not in RARE, justify="right" if right else "left", overflow="fold")
-    for row in table.to_dict("records"):
-        made.add_row(*(_cell(name, row[name], row) for name in names))
-    print_table(made, to)
+    rows = table.to_dict("records")
+    columns = [
+        Column(
+            title=titles[name], cells=[_cell(name, row[name], row) for row in rows], folds=name in RARE,
+            right=pd.api.types.is_numeric_dtype(table[name]), rank=ranks.index(name) + 1 if name in ranks else 0,
+        )
+        for name in names
+    ]  # fmt: skip
+    print_table(Columns(columns=columns), to)
 
 
-def print_table(table: Table, to: Console) -> None:
+def print_table(table: Columns, to: Console) -> None:
     """A table of texts; one of many rows as plain lines: rich lays out a few thousand cells a second."""
-    if table.row_count <= MANY_ROWS:
+    kept = table.fitting(to.width)
+    if len(kept[0].cells) <= MANY_ROWS:
         to.print(table)
         return
-    columns = [[str(column.header), *map(str, column.cells)] for column in table.columns]
+    columns = [[column.title, *column.cells] for column in kept]
     widths = [max(map(cell_len, cells)) for cells in columns]
     for row in zip(*columns, strict=True):
         parts = []
-        for text, width, column in zip(row, widths, table.columns, strict=True):
+        for text, width, column in zip(row, widths, kept, strict=True):
             gap = " " * (width - cell_len(text))
-            parts.append(gap + text if column.justify == "right" else text + gap)
+            parts.append(gap + text if column.right else text + gap)
         to.file.write(printable("  ".join(parts).rstrip()) + "\n")
 
 

@@ -50,7 +50,7 @@ class Watch:
         self._came = False
         self.trouble = ""
         self.stop_asked = threading.Event()
-        self._stop_said = self._blind = False
+        self._blind = False
         self._drained: set[str] = set()
         self._quit = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
@@ -143,10 +143,8 @@ class Watch:
     def _ask_to_stop(self) -> None:
         import ray
 
+        # Asked again at every look: a restarted controller has forgotten it.
         ray.get(self.controller.stop.remote(), timeout=30)
-        if not self._stop_said:  # asked again at every look: a restarted controller has forgotten it
-            self._stop_said = True
-            self.view.say("stopping after this generation; Ctrl-C again stops now (committed generations stay)")
 
     def _end_if_nobody_comes(self) -> None:
         self._came |= self.status["came"]

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from lfs import INTERRUPTED
 from lfs.generation import Search
 from lfs.messages import as_report
 from lfs.run_store import RunStore
@@ -88,7 +89,7 @@ def test_ctrl_c_stops_after_the_generation_and_says_how_to_go_on(
     command = run_command("lfs.search", *arguments)
     command.wait_for(run / "generations" / "000000" / "COMMIT")
     os.killpg(command.process.pid, signal.SIGINT)  # as a terminal does: the whole foreground group
-    assert command.wait() == 0, command.err.read_text()
+    assert command.wait() == INTERRUPTED, command.err.read_text()
     assert "stopping after this generation" in command.out.read_text()
     assert f"continue with python -m lfs.search --resume {run}" in command.out.read_text()
     done = digest(run)
