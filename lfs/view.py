@@ -228,8 +228,9 @@ class View:
 
     def stop(self) -> None:
         """Take the live view away; the final table follows."""
-        self._area = None
-        self._shown(self._showing.close)
+        with self._lock, contextlib.suppress(OSError, SystemExit):  # its terminal may be gone
+            self._area = None
+            self._showing.close()
 
     def stopping(self, after: str, resume: str) -> None:
         """What a first Ctrl-C comes to, and the command that goes on later."""

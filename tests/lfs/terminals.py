@@ -38,6 +38,13 @@ MASKS = (
 """What differs from run to run, and what stands for it."""
 
 
+def masked(text: str) -> str:
+    """A text without what differs from run to run."""
+    for pattern, mask in MASKS:
+        text = re.sub(pattern, mask, text)
+    return text
+
+
 class Terminal:
     """A command of the project on a terminal of its own.
 
@@ -80,10 +87,7 @@ class Terminal:
     def text(self) -> str:
         """All that can be seen, scrolled up or on the screen, without what differs from run to run."""
         above = ["".join(line[x].data for x in range(self.screen.columns)) for line in self.screen.history.top]
-        text = "\n".join(line.rstrip() for line in (*above, *self.screen.display)).rstrip("\n")
-        for pattern, mask in MASKS:
-            text = re.sub(pattern, mask, text)
-        return text
+        return masked("\n".join(line.rstrip() for line in (*above, *self.screen.display)).rstrip("\n"))
 
     def wait_for(self, pattern: str, timeout_s: float = 240) -> None:
         """Until the text has a part like this."""

@@ -107,6 +107,26 @@ def test_a_warning_stands_above_what_is_live() -> None:
     assert screen.shown() == shown[:2]
 
 
+def test_a_terminal_that_is_gone_stops_nothing() -> None:
+    class Gone(Screen):
+        gone = False
+
+        def write(self, text: str) -> int:
+            if self.gone:
+                raise OSError(5, "Input/output error")
+            return super().write(text)
+
+    screen, before = Gone(columns=80, lines=40), sys.stdout
+    view = View(on(screen), on(screen))
+    view.start(status())
+    screen.gone = True
+    view.update(status() | {"notes": ["a node is gone"]})
+    view.say("stopping")
+    view.stop()
+    view.finish("runs/x", status(5))
+    assert sys.stdout is before
+
+
 @pytest.mark.parametrize("names", [["margin"], LONG, ["m_cos", "m_arc", "t", "gamma", "scale"]])
 def test_a_search_fits_every_terminal_and_no_number_is_cut(names: list[str]) -> None:
     made = status(4)

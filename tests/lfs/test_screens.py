@@ -12,7 +12,7 @@ import pytest
 
 from lfs import INTERRUPTED
 from lfs.run_store import RunStore
-from tests.lfs.terminals import CTRL_C, Terminal, check
+from tests.lfs.terminals import CTRL_C, Terminal, check, masked
 
 Start = Callable[..., Terminal]
 NARROW, WIDE = (80, 24), (140, 40)
@@ -110,6 +110,12 @@ def test_a_search_on_every_kind_of_terminal_and_its_ends(
     check("search-dumb", third.text())
     assert b"\x1b" not in third.raw
     assert RunStore(str(run)).committed() == [0, 1, 2, 3]
+
+
+@pytest.mark.ray
+def test_a_search_in_a_pipe(undisturbed: Path) -> None:
+    said = (undisturbed.parent / "out.txt").read_text(encoding="utf-8")
+    check("search-pipe", masked("\n".join(line.rstrip() for line in said.splitlines())), undisturbed.parent)
 
 
 def test_ctrl_c_while_the_built_in_faces_are_made(terminal: Start, tmp_path: Path) -> None:
