@@ -69,6 +69,8 @@ class RunStore(Blocks):
             raise UserError(f"{self.uri} is no run: it has no {CONFIG}; `python -m lfs.results` lists runs")
         try:
             values, _ = read_yaml(self.read(CONFIG))
+            if not isinstance(values, dict):
+                raise ValueError("expected `format` and `config`")
             found, _ = values["format"], values["config"]
         except OSError as error:
             raise UserError(f"{place}: cannot be read: {reason(error)}") from None

@@ -33,7 +33,8 @@ def test_another_node_runs_plug_ins_and_one_without_them_is_named(
     (tmp_path / "modules" / "mine.py").write_text(LOSS + SPACE + REST)
     having = f"{tmp_path / 'modules'}:{ROOT}"
     head = free_address()
-    start_ray(run_command, "--head", f"--port={head.split(':')[1]}", "--num-cpus=0", "--include-dashboard=false")
+    port = f"--port={head.split(':')[1]}"
+    start_ray(run_command, "--head", port, "--num-cpus=0", "--include-dashboard=false", PYTHONPATH=having)
     trainer = recipe["trainer"] | {"backbone": "mine:net", "generation_length": 4}
     own = recipe_file(
         generations=2, population_size=2, space={"name": "mine:Space"}, trainer=trainer,

@@ -1,4 +1,4 @@
-"""The command on runs in an object store: pyarrow's S3 client against a real HTTP server, whose requests are counted."""
+"""The command on runs in an object store: pyarrow's S3 client against a real server, whose requests are counted."""
 
 import json
 import tarfile
@@ -68,7 +68,7 @@ def test_runs_in_an_object_store_are_shown_as_local_ones_and_no_weights_are_fetc
 def test_the_best_model_is_fetched_alone(server: Server, tmp_path: Path, results_command: Results) -> None:
     store, log = RunStore(str(tmp_path / "run")), tmp_path / "server.txt"
     before = len(fetched(log.read_text()))
-    code, out, err = results_command("best", place(server, "runs", "one"), "--export", tmp_path / "model")
+    code, _, err = results_command("best", place(server, "runs", "one"), "--export", tmp_path / "model")
     assert (code, err) == (OK, "")
     best = max(store.summaries(), key=lambda summary: summary["best_reward"])["generation"]
     weights = {name for name in fetched(log.read_text())[before:] if name.endswith(".safetensors")}
@@ -76,7 +76,7 @@ def test_the_best_model_is_fetched_alone(server: Server, tmp_path: Path, results
     [model] = find_models(str(tmp_path / "model"))
     for name, array in model.load().weights.items():
         np.testing.assert_array_equal(array, store.load_weights(best)[f"backbone.{name}"])
-    code, out, err = results_command("best", place(server, "runs", "two"), "--export", tmp_path / "none")
+    code, _, err = results_command("best", place(server, "runs", "two"), "--export", tmp_path / "none")
     assert code == FAILED
     assert "were deleted" in err
     assert len(err.splitlines()) == 1
