@@ -153,6 +153,16 @@ def test_a_block_shows_what_its_generations_have_lost(store: RunStore) -> None:
     assert 1 in read(store)[0]["generation"].to_pylist()
 
 
+def test_many_damaged_generations_take_no_list_each(store: RunStore) -> None:
+    for path in Path(store.path).rglob("*.parquet"):
+        path.write_bytes(b"x")
+    watched = FaultyFiles(LocalFiles(store.path))
+    watching = RunStore(store.path, watched)
+    found = watching.load_tables(watching.contents())
+    assert sum(isinstance(value, UserError) for value in found) == DONE
+    assert sum(kind.startswith("list") for kind, _ in watched.steps) == 2  # of contents, and for the last one's way out
+
+
 @pytest.mark.parametrize("name", ["candidates.parquet", "state.json"])
 def test_a_block_of_what_cannot_be_read_is_not_made(tmp_path: Path, records: Any, name: str) -> None:
     store = RunStore(str(tmp_path / "run"))
