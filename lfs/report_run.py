@@ -16,10 +16,9 @@ import pandas as pd
 import yaml
 
 from lfs.config import SearchConfig
-from lfs.generations import COMMIT, GENERATIONS, READERS, WINNER
+from lfs.generations import READERS, WINNER
 from lfs.presence import RUNNING
 from lfs.run_store import RunStore
-from lfs.stored import generation_of
 from search_space.errors import UserError, first_line
 
 NUMBERS = (
@@ -97,7 +96,7 @@ class RunReader:
 
     def __init__(self, uri: str) -> None:
         self.store = RunStore(uri)
-        self._known: dict[int, tuple[float, Generation]] = {}
+        self._known: dict[int, Generation] = {}
 
     def read(self) -> Run:
         """The run as it is now.
@@ -108,10 +107,10 @@ class RunReader:
         store, missing = self.store, list[str]()
         config = store.load_config()
         stored = store.stored()
-        entries = {tuple(e.name.split("/")): e.changed for e in store.listed(GENERATIONS, deep=True) if not e.is_folder}
-        done = {n: at for (*_, name), at, n in _numbered(entries) if name == COMMIT}
+        contents = store.contents()
+        self._known = {n: known for n, known in self._known.items() if n in contents}  # one that went is read again
         with ThreadPoolExecutor(READERS) as pool:
-            found = list(pool.map(lambda n: self._generation(n, done[n]), sorted(done)))
+            found = list(pool.map(self._generation, contents))
         missing += [g for g in found if isinstance(g, str)]
         generations = tuple(g for g in found if isinstance(g, Generation))
         missing += [g.missing for g in generations if g.missing]
@@ -120,7 +119,7 @@ class RunReader:
             store=store, config=config, generations=generations,
             settings=yaml.safe_dump({k: v for k, v in stored.items() if k != "data"}, sort_keys=False),
             versions={str(k): str(v) for k, v in versions.items()} if isinstance(versions, dict) else {},
-            with_weights=frozenset(n for (*_, name), _, n in _numbered(entries) if name == WINNER and n in done),
+            with_weights=frozenset(n for n, names in contents.items() if WINNER in names),
             result=self._attempt(missing, store.load_result, None),
             events=tuple(self._attempt(missing, store.events, [])),
             at_work=store.exists(RUNNING),
@@ -135,10 +134,9 @@ class RunReader:
             missing.append(first_line(error))
             return otherwise
 
-    def _generation(self, number: int, committed_at: float) -> Generation | str:
+    def _generation(self, number: int) -> Generation | str:
         """A generation, or why it cannot be read."""
-        at, known = self._known.get(number, (None, None))
-        if known and at == committed_at:
+        if known := self._known.get(number):
             return known
         try:
             _, summary = self.store.load_state(number)
@@ -151,14 +149,8 @@ class RunReader:
             missing = first_line(error)
         made = Generation(number=number, summary=summary, candidates=checked_rows(rows), missing=missing)
         if not missing:
-            self._known[number] = committed_at, made
+            self._known[number] = made
         return made
-
-
-def _numbered(entries: dict[tuple[str, ...], float]) -> list[tuple[tuple[str, ...], float, int]]:
-    """(path, time of change, generation) of the files in the folders of generations."""
-    found = [(path, at, generation_of(path[0])) for path, at in entries.items() if len(path) == 2]
-    return [(path, at, n) for path, at, n in found if n is not None]
 
 
 def number(value: Any) -> float:

@@ -99,11 +99,12 @@ def show(table: pd.DataFrame, to: Console, titles: Mapping[str, str] | None = No
     """
     titles = titles or {name: name.replace("_", " ") for name in map(str, table)}
     names = [name for name in titles if name in table and (name not in RARE or table[name].astype(bool).any())]
-    rows = table.to_dict("records")
+    margins = table["margins"].tolist() if "margins" in table else [None] * len(table)
     columns = [
         Column(
-            title=titles[name], cells=[_cell(name, row[name], row) for row in rows], folds=name in RARE,
-            right=pd.api.types.is_numeric_dtype(table[name]), rank=ranks.index(name) + 1 if name in ranks else 0,
+            title=titles[name], folds=name in RARE, rank=ranks.index(name) + 1 if name in ranks else 0,
+            cells=[_cell(name, *of) for of in zip(table[name].tolist(), margins, strict=True)],
+            right=pd.api.types.is_numeric_dtype(table[name]),
         )
         for name in names
     ]  # fmt: skip
@@ -116,23 +117,22 @@ def print_table(table: Columns, to: Console) -> None:
     if len(kept[0].cells) <= MANY_ROWS:
         to.print(table)
         return
-    columns = [[column.title, *column.cells] for column in kept]
-    widths = [max(map(cell_len, cells)) for cells in columns]
-    for row in zip(*columns, strict=True):
-        parts = []
-        for text, width, column in zip(row, widths, kept, strict=True):
-            gap = " " * (width - cell_len(text))
-            parts.append(gap + text if column.right else text + gap)
-        to.file.write(printable("  ".join(parts).rstrip()) + "\n")
+    padded = []
+    for column in kept:
+        texts = [column.title, *column.cells]
+        lengths = [len(text) if text.isascii() else cell_len(text) for text in texts]
+        gaps = [" " * (max(lengths) - length) for length in lengths]
+        padded.append([gap + text if column.right else text + gap for text, gap in zip(texts, gaps, strict=True)])
+    to.file.write("".join(printable("  ".join(row).rstrip()) + "\n" for row in zip(*padded, strict=True)))
 
 
 RARE = ("reason", "note")
 """Columns that are shown where they say anything."""
 
 
-def _cell(name: str, value: Any, row: Mapping[Any, Any]) -> str:
+def _cell(name: str, value: Any, margins: Any) -> str:
     if name == "loss" and str(value).startswith("{"):
-        return loss_text(str(value), row.get("margins"))
+        return loss_text(str(value), margins)
     if name == "generation" and isinstance(value, int | float):
         return str(value + 1)
     if isinstance(value, bool | np.bool_):
@@ -145,17 +145,19 @@ def _cell(name: str, value: Any, row: Mapping[Any, Any]) -> str:
 
 
 def loss_text(text: str, margins: Any = None) -> str:
-    """A stored loss for a reader; as it is stored, if this version cannot make it.
+    """A stored loss for a reader: its margins, else its numbers by name. It is not made: it may be a plug-in's.
 
     Args:
         margins: those of the loss, if it has any and they are known.
     """
     if isinstance(margins, np.ndarray) and len(margins) and margins.dtype.kind == "f":
         return margins_text(margins.tolist())
-    from search_space.loss import loss_from_dict  # torch takes seconds
-
     try:
-        loss = loss_from_dict(parse_json(text))
-        return margins_text(loss.margins) if loss.margins else parameters_text(loss.parameters())
+        fields = parse_json(text).items()
+        numbers = {name: value for name, value in fields if isinstance(value, int | float)}
+        for name, values in fields:
+            several = values if isinstance(values, list) else []
+            numbers |= {f"{name}_{i}": value for i, value in enumerate(several) if isinstance(value, int | float)}
+        return parameters_text(numbers) or text
     except (ValueError, TypeError, AttributeError, OverflowError):
         return text

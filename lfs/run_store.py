@@ -24,12 +24,11 @@ from typing import Any
 import yaml
 
 from lfs import look
+from lfs.blocks import Blocks
 from lfs.config import SearchConfig
 from lfs.folder import TEMPORARY, Folder, StorageError, reason
-from lfs.generations import Generations
 from lfs.locations import under
 from lfs.options import checked
-from lfs.plugins import packages
 from lfs.stored import event_of, result_of
 from lfs.untrusted import read_yaml
 from search_space.errors import UserError, first_line, shown
@@ -40,7 +39,7 @@ CONFIG, RESULT, EVENTS = "config.yaml", "result.json", "events"
 EVENT = re.compile(r"[0-9]{6}\.json")
 
 
-class RunStore(Generations):
+class RunStore(Blocks):
     """Reads and writes one run directory."""
 
     # ---- reading
@@ -75,6 +74,8 @@ class RunStore(Generations):
             raise UserError(f"{self.uri} is no run: it has no {CONFIG}; `python -m lfs.results` lists runs")
         try:
             values, _ = read_yaml(self.read(CONFIG))
+            if not isinstance(values, dict):
+                raise ValueError("expected `format` and `config`")
             found, _ = values["format"], values["config"]
         except OSError as error:
             raise UserError(f"{place}: cannot be read: {reason(error)}") from None
@@ -140,6 +141,8 @@ class RunStore(Generations):
         Raises:
             UserError: it is there, or cannot be written.
         """
+        from lfs.plugins import packages  # torch takes seconds, and whoever reads a run does without
+
         self.require_absent()
         versions = {name: version(name) for name in ("lfs", "torch", "ray", "numpy")}
         versions |= {"python": platform.python_version()} | look.plugins(packages(config))

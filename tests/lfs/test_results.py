@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -245,6 +247,16 @@ def test_no_weights_are_fetched_from_other_storage(
         assert watched.fetched
         assert not [path for path, _ in watched.fetched if path.endswith(".safetensors")]
         assert sum(size for _, size in watched.fetched) < 200_000
+
+
+def test_torch_ray_and_opencv_are_left_alone(root: Path) -> None:
+    whole, part = str(root / "whole"), str(root / "part")
+    actions = [[whole, "--candidates"], [whole], ["--storage", str(root)], ["diff", whole, part]]
+    actions += [["best", whole], ["schedule", whole], [whole, "--candidates", "--columns", "loss"]]
+    code = "import sys; from lfs import results; assert not any(map(results.main, eval(sys.argv[1]))); "
+    code += "print(*{'torch', 'ray', 'cv2'} & set(sys.modules), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code, repr(actions)], capture_output=True, text=True, check=True)
+    assert done.stderr.split() == []
 
 
 def test_the_old_forms_write_what_they_show(root: Path, tmp_path: Path, results_command: Results) -> None:
