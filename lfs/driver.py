@@ -96,6 +96,7 @@ def new_run(config: SearchConfig, view: View) -> tuple[RunStore, SearchConfig]:
     store.require_absent()
     config = resolve(config, view)
     check(config, view)
+    check_loggers(config)
     store.create(config, data_digest(config.data))
     return store, config
 
@@ -116,6 +117,7 @@ def old_run(store: RunStore, changes: dict[str, Any], view: View) -> SearchConfi
         store.summaries(progress)
     check_losses(config)
     check(config, view)
+    check_loggers(config)
     for line in changed_code(config, store.load_versions()):
         view.warn(line)
     refuse_other_data(store, config.data)
@@ -135,6 +137,14 @@ def check(config: SearchConfig, view: View) -> None:
     warning = overlap_warning(config.data)
     if warning:
         view.warn(warning)
+
+
+def check_loggers(config: SearchConfig) -> None:
+    """Refuse loggers that cannot be used; without any, nothing of theirs is imported."""
+    if config.loggers:
+        from lfs.optional_loggers import refuse_loggers
+
+        refuse_loggers(config)
 
 
 def run_search(store: RunStore, config: SearchConfig, view: View) -> Outcome:

@@ -79,6 +79,13 @@ LOG_BYTES = 8 * 2**20
 """Of driver.log; the one before it is kept beside it, as driver.log.1."""
 
 
+QUIET = (
+    "ray", "ray.tune", "ray.train", "ray.air", "lfs", "py.warnings",
+    "mlflow", "alembic", "sqlalchemy", "urllib3", "wandb",
+)  # fmt: skip
+"""Whose messages are for the log."""
+
+
 class LogFile(logging.handlers.RotatingFileHandler):
     """A log that is bounded, and that is given up, not complained about, when its disk is full."""
 
@@ -116,7 +123,7 @@ def quiet_logs(store: RunStore) -> Iterator[None]:
     if "://" not in store.uri:
         file = LogFile(f"{store.path}/driver.log", maxBytes=LOG_BYTES, backupCount=1, delay=True)
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train", "ray.air", "lfs", "py.warnings")]
+    loggers = [logging.getLogger(name) for name in QUIET]
     before = [(log, log.handlers[:], log.propagate) for log in loggers]
     with written_aside(file) as handler:
         for log in loggers:
