@@ -76,10 +76,12 @@ set -m  # a process group of its own, or the interrupt would be ignored
 python -m lfs.cluster start --address "$address" --num-workers "$num_workers" --storage "$storage" --name "$name" \
   "${settings[@]}" &
 pid=$!
-trap 'echo "told to end: after this generation"; kill -INT "$pid"' TERM
+told=
+trap 'echo "told to end: after this generation"; told=130; kill -INT "$pid"' TERM
 code=0
 while kill -0 "$pid" 2>/dev/null; do
   code=0
   wait "$pid" || code=$?
 done
+if [ "$code" = "$told" ]; then code=0; fi  # it has ended as it was told to
 exit "$code"

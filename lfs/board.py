@@ -9,6 +9,7 @@ from lfs.config import SearchConfig
 from lfs.generation import Search, first_state
 from lfs.messages import GenerationRecord, Report
 from lfs.run_store import RunStore, start_of
+from lfs.timesheet import Timesheet
 from search_space.errors import UserError
 from trainers.candidate import Weights
 from trainers.config import TrainerConfig
@@ -91,6 +92,7 @@ class Board:
     def __init__(self, search: Search, summaries: Sequence[dict[str, Any]]) -> None:
         self.search, self.summaries = search, list(summaries)
         self.progress: dict[str, dict[str, float]] = {}
+        self.times = Timesheet()
         self._durations: deque[float] = deque(maxlen=64)
         self._opened = time.monotonic()
         self._described: tuple[int, list[dict[str, Any]]] = (-1, [])
@@ -98,13 +100,15 @@ class Board:
     def took(self, report: Report) -> None:
         """Note how long a candidate took."""
         self._durations.append(report.train_s + report.validate_s)
+        self.times.reported(report)
 
     def closed(self, record: GenerationRecord) -> None:
-        """Note wall time and throughput of a closed generation in its summary."""
+        """Note wall time and throughput of a closed generation in its summary, and who worked when."""
         now = time.monotonic()
         took_s, self._opened = now - self._opened, now
         record.summary["wall_s"] = took_s
         record.summary["images_per_s"] = sum(row["num_images"] for row in record.rows) / took_s
+        self.times.write(record)
         self.summaries.append(record.summary)
 
     def status(self, *, trainers: int, settled: bool, since: int = 0) -> dict[str, Any]:

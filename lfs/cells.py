@@ -20,7 +20,7 @@ from ray import tune
 
 from lfs.cells_view import CellsView
 from lfs.config import SEARCH_ONLY, SearchConfig
-from lfs.connect import ray_cluster
+from lfs.connect import waited_for_ray
 from lfs.folder import StorageError
 from lfs.generation import DivergedError
 from lfs.locations import under
@@ -178,6 +178,7 @@ def train_cells(
     *,
     behind: int = 0,
     new: bool = False,
+    resume: str = "",
 ) -> bool:
     """Train every cell that has no outcome yet, or lacks scores.
 
@@ -187,6 +188,7 @@ def train_cells(
         scores: `metrics` to measure on the reward sets after each of `generations`, besides the reward.
         behind: generations that were trained before the cells begin.
         new: the folder was just made, and goes again if nothing can start.
+        resume: the command that goes on after a stop.
     Returns:
         Whether all have come to an outcome.
     Raises:
@@ -199,11 +201,11 @@ def train_cells(
     done = {name: max(store.committed(), default=behind - 1) + 1 for name, store in todo.items()}
     shown = CellsView(view, {name: cells[name] for name in todo}, done, len(cells) - len(todo))
     try:
-        with Presence(root, say=view.say) as presence, ray_cluster(config), quiet_logs(root):
+        with Presence(root, say=view.say) as presence, waited_for_ray(config, view), quiet_logs(root):
             nodes = [node["Resources"] for node in alive_nodes()]
             room = fit_workers(config, nodes, growth_of_cluster(config, nodes))
             shown.begin(room.now)
-            run_trials(root, config, room.gpus, todo, shown, scores, presence)
+            run_trials(root, config, room.gpus, todo, shown, scores, presence, resume)
     except UserError:
         if new and not root.exists(session_name(1)):
             root.remove()
@@ -226,6 +228,7 @@ def run_trials(
     view: CellsView,
     scores: Mapping[str, Any] | None,
     presence: Presence,
+    resume: str,
 ) -> None:
     """Cells as Tune trials in their order, as many at a time as `num_workers` and the cluster allow; they stop when
     another driver takes the folder over.
@@ -246,7 +249,7 @@ def run_trials(
     space = {"which": tune.grid_search(cells), "scores": scores, "root": root.uri, "session": name}
     Listener.views[root.uri] = view
     try:
-        with stopping(root, name, view) as asked:
+        with stopping(root, name, view.view, resume) as asked:
 
             def lost(line: str) -> None:
                 view.view.warn(line)
@@ -268,7 +271,7 @@ since another driver may have taken the comparison over."""
 
 
 @contextlib.contextmanager
-def stopping(root: RunStore, session: str, view: CellsView) -> Iterator[threading.Event]:
+def stopping(root: RunStore, session: str, view: View, resume: str) -> Iterator[threading.Event]:
     """Ctrl-C once, or the event, tells all trials of a session to stop, wherever they run; twice stops now."""
     asked, over = threading.Event(), threading.Event()
 
@@ -276,13 +279,12 @@ def stopping(root: RunStore, session: str, view: CellsView) -> Iterator[threadin
         asked.wait()
         if not over.is_set():
             root.write(b"", session, STOP)
-            view.stopping()
 
     root.delete(session, STOP)
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
-        with interrupts(asked):
+        with interrupts(asked, lambda: view.stopping("the running generations", resume), view.stopping_now):
             yield asked
     finally:
         over.set()

@@ -1,17 +1,20 @@
 """What a comparison shows while it trains: its cells, those that run, and the time left."""
 
+import contextlib
 import math
 import time
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
-from rich.table import Table
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
+from lfs.columns import Column, Columns
 from lfs.config import SearchConfig
-from lfs.view import View, duration_text, reward_text
+from lfs.live import LiveArea
+from lfs.progress import duration_text
+from lfs.terminal import is_live
+from lfs.view import View, reward_text
 
 
 def work_of(config: SearchConfig, generation: int = 0) -> int:
@@ -36,7 +39,8 @@ class CellsView:
         self.finished, self.done = finished, dict(done)
         self.running: dict[str, dict[str, Any]] = {}
         self.outcomes: dict[str, dict[str, Any]] = {}
-        self.live: Live | None = None
+        self._area: LiveArea | None = None
+        self._showing = contextlib.ExitStack()
         self._began, self._work = time.monotonic(), 0
 
     @property
@@ -48,9 +52,10 @@ class CellsView:
         """Training starts."""
         self._began = time.monotonic()
         self.view.say(f"{len(self.cells)} of {self.total} cells to train, {at_a_time} at a time")
-        if self.console.is_terminal and not self.console.is_dumb_terminal:
-            self.live = Live(self._screen(), console=self.console, refresh_per_second=4, transient=True)
-            self.live.start()
+        if is_live(self.console):
+            self._area = LiveArea(self.console)
+            self._showing.enter_context(self._area.shown())
+            self._show()
 
     def started(self, cell: str) -> None:
         """A cell's process is up."""
@@ -80,15 +85,11 @@ class CellsView:
         self.running.pop(cell, None)
         self.view.warn(f"{cell} failed; its error is in the tune folder")
 
-    def stopping(self) -> None:
-        """The user asked to stop."""
-        self.view.say("stopping after the running generations; Ctrl-C again stops now (committed generations stay)")
-
     def end(self) -> None:
         """Training is over."""
-        if self.live:
-            self.live.stop()
-            self.live = None
+        self._area = None
+        with contextlib.suppress(OSError):  # its terminal may be gone
+            self._showing.close()
 
     def _say(self, cell: str, result: dict[str, Any]) -> None:
         reward = result.get("reward", math.nan)
@@ -103,15 +104,25 @@ class CellsView:
         return (time.monotonic() - self._began) / self._work * left if self._work else None
 
     def _show(self) -> None:
-        if self.live:
-            self.live.update(self._screen())
+        if self._area:
+            with contextlib.suppress(OSError):
+                self._area.show(self)
 
-    def _screen(self) -> RenderableType:
-        head = f"{self.finished}/{self.total} cells   {duration_text(self.eta_s())} left"
-        table = Table(box=None, header_style="bold", pad_edge=False)
-        for title in ("running", "generation", "reward"):
-            table.add_column(title, no_wrap=True, justify="left" if title == "running" else "right")
-        for cell, result in self.running.items():
-            generation = f"{self.done.get(cell, 0)}/{self.cells[cell].generations}"
-            table.add_row(cell, generation, reward_text(result.get("reward"), result.get("reward_se")))
-        return Group(Text(head, style="bold"), table)
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Text(f"{self.finished}/{self.total} cells   {duration_text(self.eta_s())} left", style="bold")
+        if not self.running:
+            yield Text("waiting for the first to start", style="dim")
+            return
+        shown = list(self.running.items())[: max(1, options.size.height - 4)]
+        numbers = [f"{self.done.get(cell, 0)}/{self.cells[cell].generations}" for cell, _ in shown]
+        rewards = [reward_text(result.get("reward"), result.get("reward_se")) for _, result in shown]
+        yield Columns(
+            columns=[
+                Column(title="running", cells=[cell for cell, _ in shown]),
+                Column(title="generation", cells=numbers, right=True, rank=1),
+                Column(title="reward", cells=rewards, right=True, rank=2),
+            ],
+            says_less=False,
+        )
+        if len(self.running) > len(shown):
+            yield Text(f"and {len(self.running) - len(shown)} more", style="dim")

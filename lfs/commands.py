@@ -1,5 +1,7 @@
 """What every command shares: one line and an exit code for whatever the user got wrong."""
 
+import contextlib
+import io
 import os
 import sys
 import traceback
@@ -7,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
+from lfs import INTERRUPTED
 from lfs.terminal import printable
 from search_space.errors import UserError, first_line
 
@@ -15,18 +18,23 @@ MAX_LINE = 4000
 
 
 def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> int:
-    """Run a command's `main`; exits 0 ok, 1 failed, 2 usage, and shows no traceback.
+    """Run a command's `main`; exits 0 ok, 1 failed, 2 usage, 130 interrupted, and shows no traceback.
 
-    A `UserError` is printed as its one line. Any other exception is a defect: its traceback goes to a file that the
-    one line names.
+    A `UserError` or a `KeyboardInterrupt` is printed as its one line. Any other exception is a defect: its traceback
+    goes to a file that the one line names.
     """
     name = f"lfs.{Path(sys.argv[0]).stem}"
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that a terminal cannot show ends nothing
     try:
         return main(sys.argv[1:] if argv is None else argv)
     except UserError as error:
         complain(name, str(error))
-    except KeyboardInterrupt:
-        print(f"\n{name}: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        with contextlib.suppress(OSError):  # its terminal may be gone
+            print(f"\n{name}: {printable(str(error)) or 'interrupted'}", file=sys.stderr)
+        return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:

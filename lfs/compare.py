@@ -236,13 +236,14 @@ def main(argv: Sequence[str]) -> int:
     from lfs.cells import train_cells
 
     runs = {cell.name: run_of(config, cell) for cell in cells_of(config)}
+    goes_on = f"python -m lfs.compare --resume {root.shown}"
     try:
-        complete = train_cells(root, config, runs, view, new=not resume)
+        complete = train_cells(root, config, runs, view, new=not resume, resume=goes_on)
     except KeyboardInterrupt:
-        raise UserError(f"stopped at once; continue with python -m lfs.compare --resume {root.shown}") from None
+        raise KeyboardInterrupt(f"stopped at once; continue with {goes_on}") from None
     report(root, config, view)
     if not complete:
-        view.say(f"incomplete   continue with python -m lfs.compare --resume {root.shown}")
+        view.command("incomplete", f"continue with {goes_on}")
     return OK if complete else FAILED
 
 

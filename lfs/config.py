@@ -10,14 +10,17 @@ from trainers.config import DataConfig, RewardConfig, TrainerConfig, refuse_batc
 
 MODES = ("search", "random", "fixed")
 MAX_POPULATION = 100_000
+LOGGERS = ("mlflow", "wandb")
 
 SHARED_CLUSTER = ("max_workers", "priority", "start_timeout_s")
 """Settings of a search among others."""
 
-SEARCH_ONLY = (*SHARED_CLUSTER, "straggler_factor")
+SEARCH_ONLY = (*SHARED_CLUSTER, "straggler_factor", "loggers")
 """Settings that comparisons and single trainings do without."""
 
-MAY_CHANGE_ON_RESUME = ("num_workers", *SHARED_CLUSTER, "address", "generations", "keep_generations", "dashboard")
+MAY_CHANGE_ON_RESUME = (
+    "num_workers", *SHARED_CLUSTER, "address", "generations", "keep_generations", "dashboard", "loggers",
+)  # fmt: skip
 """Fields that a resumed search may be given anew: none of them changes what a generation computes."""
 
 
@@ -90,6 +93,10 @@ class SearchConfig:
     dashboard: bool = False
     """Start Ray's dashboard, on loopback, with a private cluster."""
 
+    loggers: tuple[str, ...] = ()
+    """Where results of candidates go besides Tune's own files: `mlflow`, `wandb`. Each logs to where it does by itself,
+    or to where its own environment variables say, and each is an extra: pip install 'lfs[mlflow]'."""
+
     data: DataConfig = field(default_factory=DataConfig)
     """Pictures and pairs."""
 
@@ -129,6 +136,8 @@ class SearchConfig:
         require(self.cpus_per_worker > 0, "cpus_per_worker must be > 0", self.cpus_per_worker)
         require(self.seed >= 0, "seed must be >= 0", self.seed)
         require(self.order >= 0, "order must be >= 0", self.order)
+        known = set(self.loggers) <= set(LOGGERS) and len(set(self.loggers)) == len(self.loggers)
+        require(known, f"loggers must be distinct ones of {', '.join(LOGGERS)}", self.loggers)
         fixed = self.mode == "fixed"
         require(fixed or not self.loss.name, "loss name needs mode `fixed`", self.loss.name)
         require(fixed or not self.schedule, "schedule needs mode `fixed`", self.mode)

@@ -1,9 +1,11 @@
 """Ray, joined or started: its address, its token, and its console noise kept away from the user."""
 
+import atexit
 import contextlib
 import logging
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import psutil
 
 from lfs.config import SearchConfig
 from lfs.plugins import VARIABLE
+from lfs.view import View
 from search_space.errors import UserError
 
 NAMESPACE = "lfs"
@@ -31,6 +34,19 @@ def ray_cluster(config: SearchConfig) -> Iterator[None]:
     address = joins(config)
     with joined(address) if address else started(dashboard=config.dashboard):
         log_errors_of_nodes()
+        try:
+            yield
+        finally:
+            leave_colours_alone()
+
+
+@contextlib.contextmanager
+def waited_for_ray(config: SearchConfig, view: View) -> Iterator[None]:
+    """`ray_cluster`, and a word if it takes its time."""
+    address = joins(config)
+    with contextlib.ExitStack() as stack:
+        with view.waiting(f"joining Ray at {address}" if address else "starting Ray"):
+            stack.enter_context(ray_cluster(config))
         yield
 
 
@@ -136,6 +152,12 @@ def log_errors_of_nodes() -> None:
 
     log = logging.getLogger("ray.nodes")
     worker.print_worker_logs = lambda data, *_, **__: log.warning("%s", "\n".join(data["lines"]))
+
+
+def leave_colours_alone() -> None:
+    """What Ray imports would end the process with a control code, on a dumb terminal too."""
+    if colorama := sys.modules.get("colorama.initialise"):
+        atexit.unregister(colorama.reset_all)
 
 
 def joins(config: SearchConfig) -> str:

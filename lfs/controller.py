@@ -244,6 +244,7 @@ class Controller:
     def _handed_out(self, trainer: str) -> Lease:
         """Work for a trainer, whose time is taken."""
         lease = self.search.lease(trainer)
+        self.board.times.leased(trainer, lease)
         if lease.kind == "train" and self.stragglers.factor:
             self.stragglers.leased(trainer, lease.generation, lease.index)
             self._overtime = self._overtime or asyncio.create_task(self._drop_stragglers())
@@ -288,6 +289,7 @@ class Controller:
         Ray would tell of weights that are lost only once it counts their node as dead, which takes it long.
         """
         self.board.progress.pop(trainer, None)
+        self.board.times.left(trainer)
         self.stragglers.forget(trainer)
         self.search.release(trainer)
         if self._holds_best(trainer):

@@ -1,12 +1,11 @@
 """The trainers of a search as Tune trials: as many as the controller wants, restarted when they die."""
 
 import contextlib
-from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial
-from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback, TBXLoggerCallback
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -14,7 +13,9 @@ from lfs.config import SearchConfig
 from lfs.patience import LIMIT_S
 from lfs.room import rank_needs
 from lfs.run_store import RunStore
-from lfs.trainable import LEAVES, Trainer, trainer_label
+from lfs.trainable import Trainer, trainer_label
+from lfs.tune_loggers import CandidatesCSV, CandidatesJson, CandidatesTensorBoard, described
+from lfs.tune_row import LEAVES
 from lfs.watch import Watch
 
 
@@ -24,11 +25,14 @@ class Crew(Searcher):
     One that dies is restarted by Tune under its own number. Numbers of trainers that gave up are given anew.
 
     Tune pickles its searchers, so this one holds the controller's name alone; what is behind it stays in the driver.
+
+    Args:
+        facts: what every trial says of the search in its configuration.
     """
 
-    def __init__(self, controller: str) -> None:
+    def __init__(self, controller: str, facts: Mapping[str, Any] = {}) -> None:
         super().__init__()
-        self.controller = controller
+        self.controller, self.facts = controller, dict(facts)
         self._numbers: dict[str, int] = {}
         self._started: dict[int, int] = {}
         self._wait_for = 0
@@ -43,7 +47,7 @@ class Crew(Searcher):
         number = next(n for n in range(len(self._numbers) + 1) if n not in self._numbers.values())
         self._numbers[trial_id] = number
         start = self._started[number] = self._started.get(number, 0) + 1
-        return {"trainer": number, "start": start, "controller": self.controller}
+        return {"trainer": number, "start": start, "controller": self.controller, **self.facts}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """A trainer ended and is not restarted. Why, the driver knows only once it has looked again."""
@@ -98,33 +102,6 @@ def forget_results(tune_controller: Any) -> None:
             futures &= awaited
 
 
-MAX_RESULTS = 10_000
-"""Results of one trial that Tune's files keep, about 32 MB of each kind: `lfs.results` has the candidates of all."""
-
-
-class Bounded:
-    """Before one of Tune's loggers: the results of candidates, the first so many of each trial."""
-
-    def log_trial_result(self, iteration: int, trial: Any, result: dict[str, Any]) -> None:
-        """One more result."""
-        counts = self.__dict__.setdefault("_written", Counter())
-        if "candidate" in result and counts[trial.trial_id] < MAX_RESULTS:
-            counts[trial.trial_id] += 1
-            super().log_trial_result(iteration, trial, result)  # type: ignore[misc]
-
-
-class CandidatesCSV(Bounded, CSVLoggerCallback):
-    """Tune's progress.csv, whose columns are those of the first row."""
-
-
-class CandidatesJson(Bounded, JsonLoggerCallback):
-    """Tune's result.json."""
-
-
-class CandidatesTensorBoard(Bounded, TBXLoggerCallback):
-    """Tune's TensorBoard events."""
-
-
 class WhenOver(tune.Stopper):
     """Ends every trial of a search when it is over, also those that never found room."""
 
@@ -170,16 +147,21 @@ def tune_trials(store: RunStore, config: SearchConfig, gpus: float, controller: 
     if config.num_ranks > 1:
         bundle = {name: need for name, need in rank_needs(config, gpus).items() if need}
         resources = tune.PlacementGroupFactory([bundle] * config.num_ranks, strategy="PACK")
+    optional: list[Any] = []
+    if config.loggers:
+        from lfs.optional_loggers import asides
+
+        optional = asides(config, controller)
     run_config = tune.RunConfig(
         name=store.next_session(), storage_path=store.uri, verbose=0, stop=WhenOver(controller), log_to_file=True,
         failure_config=tune.FailureConfig(max_failures=-1),
-        callbacks=[Deaths(controller), CandidatesCSV(), CandidatesJson(), CandidatesTensorBoard()],
+        callbacks=[Deaths(controller), CandidatesCSV(), CandidatesJson(), CandidatesTensorBoard(), *optional],
         checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         # What trainers print, from wherever they run. Storage that hangs ends Tune as it does everything else.
         sync_config=tune.SyncConfig(sync_artifacts=True, sync_timeout=int(LIMIT_S)),
     )  # fmt: skip
     settings = tune.TuneConfig(
-        search_alg=Crew(controller), scheduler=Shifts(controller), num_samples=-1,
-        trial_dirname_creator=lambda t: trial_folder(t.config),
+        search_alg=Crew(controller, described(config)), scheduler=Shifts(controller), num_samples=-1,
+        trial_name_creator=lambda t: trial_folder(t.config), trial_dirname_creator=lambda t: trial_folder(t.config),
     )  # fmt: skip
     tune.Tuner(tune.with_resources(Trainer, resources), run_config=run_config, tune_config=settings).fit()

@@ -33,8 +33,11 @@ def data_digest(data: DataConfig) -> dict[str, str]:
     return {setting: _sha256(path) if keys is None else lmdb_digest(path, keys) for setting, path, keys in _files(data)}
 
 
-def refuse_other_data(store: RunStore, data: DataConfig) -> None:
+def refuse_other_data(store: RunStore, data: DataConfig, within: str = "") -> None:
     """Raise `UserError` unless the data is what a run was started with, wherever it lies now.
+
+    Args:
+        within: start of the settings that count, such as `data.test`; others are left out of `data`.
 
     Runs of versions that did not record it are not checked, and of those that recorded no more than the extent of their
     LMDBs, that is.
@@ -44,7 +47,7 @@ def refuse_other_data(store: RunStore, data: DataConfig) -> None:
         return
     paths = {setting: path for setting, path, _ in _files(data)}
     now = data_digest(data)
-    for setting in now | before:
+    for setting in filter(lambda name: name.startswith(within), now | before):
         was, found = before.get(setting, "nothing"), now.get(setting, "nothing")
         if was not in (found, found.partition(BESIDE)[0]):
             law = f"the data is not what {store.uri} was started with: {paths.get(setting, setting)} differs"

@@ -93,11 +93,14 @@ def run_import(options: argparse.Namespace) -> int:
     )
     if choice.only is not None and not choice.only:
         raise UserError(f"{options.identities}: expected the identities to keep, one per line, got an empty file")
-    with WorkProgress() as progress:
-        report = import_faces(
-            source, options.target, conversion, choice,
-            workers=options.workers, skip_bad=options.skip_bad, progress=progress.update,
-        )  # fmt: skip
+    try:
+        with WorkProgress() as progress:
+            report = import_faces(
+                source, options.target, conversion, choice,
+                workers=options.workers, skip_bad=options.skip_bad, progress=progress.update,
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("interrupted; the same command goes on from there") from None
     say(report, options)
     return OK
 

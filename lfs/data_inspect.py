@@ -20,7 +20,7 @@ from trainers.data.importers.lmdb_list import files_of
 from trainers.data.picture_file import PNG, encode_file
 from trainers.whole_file import write_bytes
 
-BAR_WIDTH = 40
+BAR_WIDTH, NUMBERS_WIDTH = 40, 26
 MAX_SHAPES = 12
 
 INSPECT = """Counts, sizes of the pictures, a histogram of pictures per identity and damaged entries of a set; with
@@ -100,9 +100,10 @@ def say_list(console: SafeConsole, facts: SetFacts) -> None:
         table.add_column(title, justify="left" if not title else "right", no_wrap=True)
     bars = facts.histogram()
     longest = max(count for *_, count in bars)
+    room = max(1, min(BAR_WIDTH, console.width - NUMBERS_WIDTH))
     for low, high, count in bars:
         span = f"{low}" if low == high else f"{low} to {high}" if high else f"{low} or more"
-        table.add_row(span, f"{count:,}", "█" * round(BAR_WIDTH * count / longest) or ("▏" if count else ""))
+        table.add_row(span, f"{count:,}", "█" * round(room * count / longest) or ("▏" if count else ""))
     console.print(table)
     for number, what in (
         (facts.num_unlisted, "records are not in the list"),

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from lfs.board import pinned, started
 from lfs.config import SearchConfig
-from lfs.connect import joins, ray_cluster
+from lfs.connect import joins, waited_for_ray
 from lfs.data_digest import data_digest, refuse_other_data
 from lfs.generation import fixed_losses
 from lfs.locations import under
@@ -41,6 +41,9 @@ class Outcome:
     status: dict[str, Any]
     """The controller's last status: summaries, test scores."""
 
+    interrupted: bool = False
+    """The user asked this process to stop after a generation."""
+
 
 def resolve(config: Config, view: View) -> Config:
     """Fill in what depends on this machine: built-in faces where no data is named, absolute paths, B.
@@ -59,7 +62,8 @@ def resolve(config: Config, view: View) -> Config:
             named |= {purpose: sets.lmdb or sets.pairs or sets.labels}
         for name, value in named.items():
             require(not value, f"{name} needs data.train too, without which the built-in faces are used", value)
-        data = ensure_builtin_faces(progress=view.progress("making the built-in faces")).data_config(data)
+        with view.progress("making the built-in faces") as progress:
+            data = ensure_builtin_faces(progress=progress).data_config(data)
     data = absolute(data)
     return replace(config, data=data, population_size=config.population)
 
@@ -92,6 +96,7 @@ def new_run(config: SearchConfig, view: View) -> tuple[RunStore, SearchConfig]:
     store.require_absent()
     config = resolve(config, view)
     check(config, view)
+    check_loggers(config)
     store.create(config, data_digest(config.data))
     return store, config
 
@@ -106,10 +111,13 @@ def old_run(store: RunStore, changes: dict[str, Any], view: View) -> SearchConfi
     store.refuse_links()
     with Presence(store, say=view.say):  # said before anything else, though it is only held later
         pass
-    store.load_last()
-    store.summaries()
+    with view.progress("reading the weights", "bytes", announce=False) as progress:
+        store.load_last(progress)
+    with view.progress("reading generations", "generations", announce=False) as progress:
+        store.summaries(progress)
     check_losses(config)
     check(config, view)
+    check_loggers(config)
     for line in changed_code(config, store.load_versions()):
         view.warn(line)
     refuse_other_data(store, config.data)
@@ -121,7 +129,8 @@ def check(config: SearchConfig, view: View) -> None:
     for metric in (*named_metrics("reward", config.reward), *named_metrics("test", config.reward)):
         load_plugin(metric)
     plan_backbone(config.trainer.backbone, config.trainer.embedding_dim, config.data.input_size)
-    report = check_data(config.data, config.trainer.batch_size, config.reward)
+    with view.waiting("checking the data"):
+        report = check_data(config.data, config.trainer.batch_size, config.reward)
     view.say(str(report))
     for line in report.warnings:
         view.warn(line)
@@ -130,14 +139,23 @@ def check(config: SearchConfig, view: View) -> None:
         view.warn(warning)
 
 
+def check_loggers(config: SearchConfig) -> None:
+    """Refuse loggers that cannot be used; without any, nothing of theirs is imported."""
+    if config.loggers:
+        from lfs.optional_loggers import refuse_loggers
+
+        refuse_loggers(config)
+
+
 def run_search(store: RunStore, config: SearchConfig, view: View) -> Outcome:
     """Run a search, new or resumed, to its end, an error or a stop.
 
     Raises:
+        KeyboardInterrupt: it was to stop at once.
         UserError: it could not start: no Ray, no room for a single trainer, a node that cannot work on it, or another
             process runs it already.
     """
-    with Presence(store) as presence, ray_cluster(config), quiet_logs(store):
+    with Presence(store) as presence, waited_for_ray(config, view), quiet_logs(store):
         import ray
 
         from lfs.controller import start_controller
@@ -152,8 +170,9 @@ def run_search(store: RunStore, config: SearchConfig, view: View) -> Outcome:
         try:
             controller = start_controller(store.uri, controller_name(store))
             share = Share(controller_name(store), controller, config, room.gpus)
-            share()
-            last: dict[str, Any] = ray.get(controller.status.remote())
+            with view.waiting("taking the search up"):
+                share()
+                last: dict[str, Any] = ray.get(controller.status.remote())
         except (ray.exceptions.RayError, ValueError) as error:
             raise UserError(f"the controller cannot start: {str(error).strip().splitlines()[-1]}") from None
         presence.announce(ray.get_runtime_context().gcs_address)
@@ -162,7 +181,8 @@ def run_search(store: RunStore, config: SearchConfig, view: View) -> Outcome:
             leave=lambda reason: leave(f"lfs.search: {reason}; continue with --resume {store.shown}"),
         )  # fmt: skip
         presence.on_lost(watch.end)
-        with watch, interrupts(watch.stop_asked):
+        after = lambda: view.stopping("this generation", f"python -m lfs.search --resume {store.shown}")  # noqa: E731
+        with watch, interrupts(watch.stop_asked, after, view.stopping_now):
             try:
                 tune_trials(store, config, room.gpus, controller_name(store))
             except (OSError, ray.tune.TuneError) as error:  # Tune's own files, on the same storage as the run
@@ -172,7 +192,7 @@ def run_search(store: RunStore, config: SearchConfig, view: View) -> Outcome:
         reason = watch.reason
         if not reason and not watch.status["finished"]:
             reason = "every trainer ended before the search did; their logs are in its tune folder"
-        return Outcome(run=store.shown, error=reason, status=watch.status)
+        return Outcome(run=store.shown, error=reason, status=watch.status, interrupted=watch.stop_asked.is_set())
 
 
 def make_room(store: RunStore, config: SearchConfig, view: View) -> Room:
@@ -189,7 +209,8 @@ def make_room(store: RunStore, config: SearchConfig, view: View) -> Room:
     room = fit_workers(config, resources, growth)
     if joins(config):
         view.say(said(config, room, resources, growth))
-    check_nodes(store, config, nodes, rank_needs(config, room.gpus), view)
+    with view.waiting(f"looking at {len(nodes)} nodes"):
+        check_nodes(store, config, nodes, rank_needs(config, room.gpus), view)
     say_workers(config, room, view)
     return room
 

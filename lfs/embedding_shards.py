@@ -65,10 +65,14 @@ class Plan:
         """Of `shard_rows` rows each, the last one maybe fewer."""
         return -(-len(self.keys) // self.shard_rows)
 
+    def rows_of(self, number: int) -> int:
+        """Rows of one shard."""
+        return min(self.shard_rows, len(self.keys) - number * self.shard_rows)
+
     def shard(self, number: int) -> Shard:
         """The work of one shard."""
         first = number * self.shard_rows
-        rows = np.arange(first, min(first + self.shard_rows, len(self.keys)))
+        rows = np.arange(first, first + self.rows_of(number))
         return Shard(number=number, lmdb=str(self.lmdb.resolve()), keys=tuple(self.keys.take(rows)))
 
     def settings(self) -> dict[str, Any]:

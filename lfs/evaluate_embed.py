@@ -15,7 +15,8 @@ Examples:
 """
 
 import argparse
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -66,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
     found = one_model(options.model)
     model = found.load()
     plan, how = plan_of(options, found, model, out), embed_options(options)
-    with workers_of(options).ready(how) as (workers, how):
+    with going_on(), workers_of(options).ready(how) as (workers, how):
         device = str(how.device).partition(":")[0]  # another one makes other last bits
         plan = replace(plan, made_by=plan.made_by | {"flip": how.flip, "device": device})
         skipped = embed_all(
@@ -79,6 +80,15 @@ def run(options: argparse.Namespace) -> int:
     return OK
 
 
+@contextlib.contextmanager
+def going_on() -> Iterator[None]:
+    """Says with a Ctrl-C in this block that nothing is lost."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("interrupted; the same command goes on from the last shard") from None
+
+
 def embed_all(
     store: ShardStore, model: BackboneModel, workers: Workers, how: EmbedOptions, view: View
 ) -> list[tuple[str, str]]:
@@ -86,15 +96,17 @@ def embed_all(
     plan = store.plan
     with store.held():
         missing = store.missing()
-        done = plan.num_shards - len(missing)
-        if done:
-            view.say(f"{done} of {plan.num_shards} shards are there already")
-        progress = view.progress(f"embedding {len(plan.keys):,} pictures")
-        for result in workers.embed(model, missing, plan.shard, how):
-            store.put(result)
-            done += 1
-            progress(done, plan.num_shards)
-        return store.put_together()
+        if there := plan.num_shards - len(missing):
+            view.say(f"{there} of {plan.num_shards} shards are there already")
+        done = len(plan.keys) - sum(plan.rows_of(number) for number in missing)
+        with view.progress("embedding") as progress:
+            progress(done, len(plan.keys))
+            for result in workers.embed(model, missing, plan.shard, how):
+                store.put(result)
+                done += plan.rows_of(result.number)
+                progress(done, len(plan.keys))
+        with view.waiting("writing the output"):
+            return store.put_together()
 
 
 def one_model(text: str) -> ModelFile:

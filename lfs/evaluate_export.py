@@ -75,7 +75,8 @@ def run(options: argparse.Namespace) -> int:
         view.say(f"{found.source} in {printable(str(folder))}")
     if options.onnx:
         pictures = real_pictures(options.lmdb, model.network.input_size) if options.lmdb else None
-        data = onnx_bytes(model, described(found, model))
+        with view.waiting("exporting"):
+            data = onnx_bytes(model, described(found, model))
         worst = compare(model, data, random_pictures(model.network.input_size)).worst
         said = f"{NUM_PICTURES} random pictures by {worst:.1e}"
         if pictures is not None:

@@ -18,7 +18,8 @@ from search_space.errors import UserError
 from trainers.data.lists import Keys
 from trainers.data.lmdb_source import LmdbSource
 from trainers.embedder import BackboneModel, EmbedOptions, Shard
-from trainers.protocol import Embedded, EvaluationProtocol, PictureSet, Progress, ProtocolResult
+from trainers.gallery_protocols import GalleryProtocol
+from trainers.protocol import Embedded, EvaluationProtocol, PictureSet, ProtocolResult
 
 ROWS = 1024
 """Pictures of a set that are embedded in one piece."""
@@ -113,7 +114,9 @@ class Evaluation:
         for protocol in self.protocols:
             with contextlib.ExitStack() as stack:
                 embedded = {one.name: stack.enter_context(self._embedded(made, model, one)) for one in protocol.needs()}
-                made.results[protocol.name] = protocol.evaluate(embedded, self._progress(f"scoring {protocol.name}"))
+                unit = "distractors" if isinstance(protocol, GalleryProtocol) else "pairs"
+                scoring = stack.enter_context(self.view.progress(f"scoring {protocol.name}", unit))
+                made.results[protocol.name] = protocol.evaluate(embedded, scoring)
         return made
 
     def _file(self, picture_set: PictureSet) -> EmbeddingFile | None:
@@ -133,17 +136,6 @@ class Evaluation:
             elif model:
                 self._fill(place, made, model, one)
             yield place
-
-    def _progress(self, title: str) -> Progress:
-        """A bar that is there once there is something to tell."""
-        bars: list[Progress] = []
-
-        def update(done: int, total: int) -> None:
-            if not bars:
-                bars.append(self.view.progress(title))
-            bars[0](done, total)
-
-        return update
 
     def _copy(self, place: Room, made: ModelResult, file: EmbeddingFile, one: PictureSet) -> None:
         """Embeddings of a file by key. Those that it lacks are skipped if what does not decode is."""
@@ -167,16 +159,17 @@ class Evaluation:
             rows = np.arange(number * ROWS, min(number * ROWS + ROWS, len(keys)))
             return Shard(number=number, lmdb=lmdb, keys=tuple(keys.take(rows)))
 
-        progress = self.view.progress(f"{made.label} on {one.name}")
         bad: list[tuple[int, str]] = []
         done = 0
         try:
-            for result in self.workers.embed(model, range(-(-len(keys) // ROWS)), shard, self.options):
-                first = result.number * ROWS
-                place.put(np.arange(first, first + len(result.embeddings)), result.embeddings)
-                bad += [(first + row, reason) for row, reason in result.bad]
-                done += len(result.embeddings)
-                progress(done, len(keys))
+            with self.view.progress(f"{made.label} on {one.name}") as progress:
+                progress(0, len(keys))
+                for result in self.workers.embed(model, range(-(-len(keys) // ROWS)), shard, self.options):
+                    first = result.number * ROWS
+                    place.put(np.arange(first, first + len(result.embeddings)), result.embeddings)
+                    bad += [(first + row, reason) for row, reason in result.bad]
+                    done += len(result.embeddings)
+                    progress(done, len(keys))
         except UserError as error:
             if not done:
                 raise

@@ -1,6 +1,7 @@
 """Figures of a comparison and of learned losses, as PNG or SVG."""
 
 import io
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,8 +18,9 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
-from torch import Tensor
 
+from lfs.colours import MUTED, REFERENCE_COLOURS
+from lfs.loss_curves import default_references, losses_at, margins_at, target_cosines, target_probabilities
 from lfs.scores import (
     REWARD,
     Cell,
@@ -32,10 +34,8 @@ from lfs.scores import (
     read_cells,
 )
 from lfs.sheet import is_fraction, metric_title, p_text, short_point
-from search_space.config import LossConfig
 from search_space.errors import UserError
-from search_space.loss import Loss, LossContext, effective_margin
-from search_space.margins import make_loss
+from search_space.loss import Loss
 
 # Colours of Okabe and Ito, and of Tol: told apart with every common kind of colour vision. Searches have theirs to
 # themselves.
@@ -43,18 +43,12 @@ SEARCH_COLOURS = {"search": "#D55E00", "am_lfs": "#0072B2", "random": "#AA4499"}
 MORE_SEARCH_COLOURS = ("#882255", "#332288", "#117733")
 LOSS_COLOURS = ("#009E73", "#E69F00", "#56B4E9", "#000000", "#8C6D31", "#7F7F7F", "#999933")
 DPI = 150
-MUTED = "#444444"
-REFERENCE_COLOURS = ("#D55E00", "#CC79A7", "#000000")
-NORM = 20.0
-"""Length of embeddings, for losses that ask for it."""
 TICKS = {
     1e-6: r"$10^{-6}$", 1e-4: r"$10^{-4}$", 0.01: "0.01", 0.5: "0.5", 0.99: "0.99", 1 - 1e-4: "0.9999",
     1 - 1e-6: r"$1-10^{-6}$",
 }  # fmt: skip
-MAX_LOG_ODDS = 14.0
-"""Where the axis of p ends: the loss without margin is 1e-6 there."""
-CHUNK = 32
-"""Samples at a time: [samples, classes] stays small with 100,000 classes."""
+
+logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # fonts of formulas that it can do without
 
 
 def figure_bytes(figure: Figure, name: str) -> bytes:
@@ -263,7 +257,7 @@ def loss_figure(
     if not generations:
         raise ValueError("the figure of a learned loss needs a generation")
     scale = generations[-1][1].scale
-    fixed = _default_references(scale) if references is None else references
+    fixed = default_references(scale) if references is None else references
     figure = Figure(figsize=(9, 4), layout="constrained")
     margin_panel, loss_panel = figure.subplots(1, 2)
     light = 0.08 if len(generations) > 1 else 1.0
@@ -279,20 +273,19 @@ def loss_figure(
             "label": name,
         }
         curves.append((loss, style))
-    cosine = _target_cosines(scale, num_classes)
-    odds = cosine * scale - math.log(num_classes - 1)
-    p = odds[odds <= MAX_LOG_ODDS].sigmoid()
+    cosine = target_cosines(scale, num_classes)
+    p = target_probabilities(cosine, scale, num_classes)
     for loss, style in curves:
-        margin_panel.plot(p, _margins(loss, p, num_classes), **style)
-        loss_panel.plot(cosine, _losses(loss, cosine, num_classes), **style)
+        margin_panel.plot(p, margins_at(loss, p, num_classes), **style)
+        loss_panel.plot(cosine, losses_at(loss, cosine, num_classes), **style)
     _label_margin_panel(margin_panel, scale, num_classes)
     loss_panel.set_xlabel("cosine of the target class")
-    loss_panel.set_ylabel("loss")
+    loss_panel.set_ylabel("loss [nat]")
     loss_panel.set_ylim(bottom=min(0.0, *loss_panel.get_ylim()))
     handles, labels = margin_panel.get_legend_handles_labels()
     if len(generations) == 1:
         handles, labels = [margin_panel.lines[0], *handles], ["learned", *labels]
-    loss_panel.legend(handles, labels, frameon=False, fontsize=9)
+    loss_panel.legend(handles, labels, loc="upper right", frameon=False, fontsize=9)
     for panel in (margin_panel, loss_panel):
         panel.grid(linewidth=0.4, alpha=0.5)
         panel.spines[["top", "right"]].set_visible(False)
@@ -307,51 +300,13 @@ def _generation_names(generations: Sequence[tuple[int, Loss]]) -> list[str]:
     return [f"{number}" + (f" (s = {loss.scale:.3g})" if differ else "") for number, loss in generations]
 
 
-def _default_references(scale: float) -> list[tuple[str, Loss]]:
-    am, arc = (make_loss(LossConfig(name=name), scale=scale) for name in ("am", "arc"))
-    softmax = make_loss(LossConfig(name="norm_softmax"), scale=scale)
-    return [
-        (f"AM, m = {am.parameters()['margin']:g}", am),
-        (f"Arc, m = {arc.parameters()['margin']:g}", arc),
-        ("Softmax", softmax),
-    ]
-
-
-def _target_cosines(scale: float, num_classes: int) -> Tensor:
-    """[n] from -0.2 to 1, closer together where the bins of the local form are."""
-    wide = torch.linspace(-0.2, 1, 240, dtype=torch.float64)
-    narrow = (torch.linspace(-2.5, 2.5, 160, dtype=torch.float64) + math.log(num_classes - 1)) / scale
-    return torch.cat([wide, narrow[narrow <= 1]]).sort().values
-
-
-def _margins(loss: Loss, p: Tensor, num_classes: int) -> Tensor:
-    parts = [effective_margin(loss, part, num_classes, _context(loss, part)) for part in torch.split(p, CHUNK)]
-    margins = torch.cat(parts)
-    return torch.where(margins.isfinite(), margins, torch.nan)
-
-
-def _losses(loss: Loss, cosine: Tensor, num_classes: int) -> Tensor:
-    values = []
-    for part in torch.split(cosine, CHUNK):
-        cosines = torch.zeros(len(part), num_classes, dtype=torch.float64)
-        cosines[:, 0] = part
-        with torch.no_grad():
-            values.append(loss.per_sample(cosines, torch.zeros(len(part), dtype=torch.int64), _context(loss, part)))
-    return torch.cat(values)
-
-
-def _context(loss: Loss, samples: Tensor) -> LossContext:
-    norms = torch.full((len(samples),), NORM, dtype=torch.float64)
-    return LossContext(norms=norms, target_norms=torch.ones_like(norms), state=loss.initial_state())
-
-
 def _label_margin_panel(panel: Axes, scale: float, num_classes: int) -> None:
     panel.set_xscale("logit")
     panel.xaxis.set_minor_locator(NullLocator())
     left, right = panel.get_xlim()
     ticks = {p: text for p, text in TICKS.items() if left <= p <= right}
     panel.set_xticks(list(ticks), list(ticks.values()), fontsize=8)
-    panel.set_xlabel("probability p of the target class (log odds)")
+    panel.set_xlabel("probability p of the target class [log odds]")
     panel.set_ylabel("CosFace margin of the same loss [cosine]")
     low, high = panel.get_ylim()
     panel.set_ylim(max(low, -0.3), min(high, 1.0))

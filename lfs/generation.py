@@ -167,8 +167,11 @@ class Search:
         if index is None:
             return Lease(kind="wait")
         action = tuple(float(x) for x in self.actions[index])
-        generation, loss = self.state.generation, self.loss_of(index)
-        return Lease(kind="train", generation=generation, index=index, action=action, loss=loss, base=self.base)
+        policy = self.policy_of(self.state.policy)
+        return Lease(
+            kind="train", generation=self.state.generation, index=index, action=action, loss=self.loss_of(index),
+            policy_mean=tuple(policy["policy_mean"]), policy_std=tuple(policy["policy_std"]), base=self.base,
+        )  # fmt: skip
 
     def wants(self, generation: int, index: int) -> bool:
         """Whether a candidate's outcome would be news: if not, training it is of no use."""

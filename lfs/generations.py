@@ -2,8 +2,9 @@
 
     RUN/generations/000007/   state.json  candidates.parquet  winner.safetensors  COMMIT (written last)
 
-COMMIT names the size and SHA-256 of the other three. Whatever lacks it was cut off half way and is written again. The
-weights of old generations may be deleted; what they came to stays.
+COMMIT names the size and SHA-256 of the others. Whatever lacks it was cut off half way and is written again. The
+weights of old generations may be deleted; what they came to stays. Some have files for many beside their own: see
+lfs/blocks.py.
 """
 
 import hashlib
@@ -34,7 +35,9 @@ READERS = 16
 """Generations that are read at once: an object store takes its time for each."""
 BATCH = 8
 """Generations that a thread reads one after the other: to start one takes as long as to read a small file."""
+FROM_A_COPY = "put it back from a copy"
 T = TypeVar("T")
+Progress = Callable[[int, int], object]
 
 
 class Generations(Folder):
@@ -51,16 +54,16 @@ class Generations(Folder):
 
     def contents(self) -> dict[int, set[str]]:
         """Names of the files of each committed generation, in order, from one look at all of them."""
-        listed = self._listed()
-        having = {name: _numbers(listed, name) for name in (STATE, CANDIDATES, WINNER)}
-        return {
-            number: {name for name, numbers in having.items() if number in numbers}
-            for number in sorted(_numbers(listed, COMMIT))
-        }
+        found: dict[int, set[str]] = {}
+        for entry in self._listed():
+            folder, _, name = entry.name.partition("/")
+            if name and not entry.is_folder and (number := generation_of(folder)) is not None:
+                found.setdefault(number, set()).add(name)
+        return {number: found[number] for number in sorted(found) if COMMIT in found[number]}
 
     def load_state(self, generation: int) -> tuple[SearchState, dict[str, Any]]:
         """State after a committed generation, and its summary."""
-        return state_and_summary(self._verified(generation, STATE), generation, self._place(generation, STATE))
+        return state_and_summary(self.verified(generation, STATE), generation, self._place(generation, STATE))
 
     def load_weights(self, generation: int) -> Weights:
         """The winner's weights of a committed generation.
@@ -68,10 +71,10 @@ class Generations(Folder):
         Raises:
             UserError: they have been deleted, or are damaged.
         """
-        if not self.exists(GENERATIONS, _folder(generation), WINNER):
+        if not self.exists(GENERATIONS, folder_of(generation), WINNER):
             raise UserError(self._no_weights(generation))
         place = self._place(generation, WINNER)
-        weights, _ = from_bytes(self._verified(generation, WINNER), source=place)
+        weights, _ = from_bytes(self.verified(generation, WINNER), source=place)
         return weights
 
     def load_candidates(self, generation: int) -> pd.DataFrame:
@@ -79,23 +82,29 @@ class Generations(Folder):
         frame: pd.DataFrame = self.load_table(generation).to_pandas(ignore_metadata=True)
         return frame
 
-    def load_table(self, generation: int) -> pa.Table:
-        """The same as they are stored."""
-        data = self._verified(generation, CANDIDATES)
+    def load_table(self, generation: int, name: str = CANDIDATES) -> pa.Table:
+        """The same as they are stored, or another table of a generation."""
+        data = self.verified(generation, name)
         try:
             return read_table(data)
         except ValueError as error:
-            raise UserError(f"{self._place(generation, CANDIDATES)}: damaged: {first_line(error)}") from None
+            raise UserError(f"{self._place(generation, name)}: damaged: {first_line(error)}") from None
 
-    def summaries(self) -> list[dict[str, Any]]:
-        """Every committed generation in one line each."""
-        found = self.each(self.committed(), self.load_state)
+    def summaries(self, progress: Progress | None = None) -> list[dict[str, Any]]:
+        """Every committed generation in one line each.
+
+        Args:
+            progress: called with (generations read, generations in all) now and then.
+        """
+        found = self.each(self.committed(), self.load_state, progress)
         for value in found:
             if isinstance(value, UserError):
                 raise value
         return [value[1] for value in found if not isinstance(value, UserError)]
 
-    def each(self, generations: Sequence[int], load: Callable[[int], T]) -> list[T | UserError]:
+    def each(
+        self, generations: Sequence[int], load: Callable[[int], T], progress: Progress | None = None
+    ) -> list[T | UserError]:
         """What `load` says of each of many generations, several at a time, or the error with which it refuses one."""
 
         def tried(generation: int) -> T | UserError:
@@ -107,42 +116,73 @@ class Generations(Folder):
         def all_of(part: Sequence[int]) -> list[T | UserError]:
             return self.files.together(lambda: [tried(generation) for generation in part], "reading generations")
 
-        parts = [generations[i : i + BATCH] for i in range(0, len(generations), BATCH)]
+        parts, found = [generations[i : i + BATCH] for i in range(0, len(generations), BATCH)], list[T | UserError]()
         with ThreadPoolExecutor(READERS) as pool:
-            return [value for part in pool.map(all_of, parts) for value in part]
+            for part in pool.map(all_of, parts):
+                found += part
+                if progress:
+                    progress(len(found), len(generations))
+        return found
 
-    def load_last(self) -> tuple[SearchState, Weights] | None:
-        """State and weights after the last committed generation; None before the first."""
+    def load_last(self, progress: Progress | None = None) -> tuple[SearchState, Weights] | None:
+        """State and weights after the last committed generation; None before the first.
+
+        Args:
+            progress: called with (bytes of the weights read, bytes in all).
+        """
         done = self.committed()
         if not done:
             return None
-        return self.load_state(done[-1])[0], self.load_weights(done[-1])
+        state, _ = self.load_state(done[-1])
+        if progress is None:
+            return state, self.load_weights(done[-1])
+        expected, read = self._expected(done[-1], WINNER), 0
+        total = size if isinstance(expected, dict) and isinstance(size := expected.get("size"), int) else 0
+
+        def seen(num_bytes: int) -> None:
+            nonlocal read
+            read += num_bytes
+            progress(min(read, total), total)  # COMMIT comes too
+
+        before, self.files.seen = self.files.seen, seen
+        try:
+            return state, self.load_weights(done[-1])
+        finally:
+            self.files.seen = before
 
     def _place(self, generation: int, name: str) -> str:
-        return under(self.uri, GENERATIONS, _folder(generation), name)
+        return under(self.uri, GENERATIONS, folder_of(generation), name)
 
     def _listed(self) -> list[Entry]:
         """Everything in the folders of all generations, in one request."""
         return self.listed(GENERATIONS, deep=True)
 
-    def _verified(self, generation: int, name: str) -> bytes:
-        """The bytes of a file that is what COMMIT says."""
-        data = self._read_of(generation, COMMIT)
-        try:
-            expected = parse_json(data)[name]
-        except (ValueError, LookupError, TypeError) as error:
-            law = f"{self._place(generation, COMMIT)}: damaged: expected size and SHA-256 of {name}"
-            raise UserError(f"{law}: {first_line(error)}; {self._way_out(generation)}") from None
+    def verified(self, generation: int, name: str) -> bytes:
+        """The bytes of a file of a committed generation that is what COMMIT says.
+
+        Raises:
+            UserError: it is not, or cannot be read.
+        """
+        expected = self._expected(generation, name)
         data = self._read_of(generation, name)
         if expected != _fingerprint([data]):
             law = f"{self._place(generation, name)}: damaged: size or SHA-256 differ from those in COMMIT"
             raise UserError(f"{law}; {self._way_out(generation)}")
         return data
 
+    def _expected(self, generation: int, name: str) -> Any:
+        """Size and SHA-256 of a file, as COMMIT has them."""
+        data = self._read_of(generation, COMMIT)
+        try:
+            return parse_json(data)[name]
+        except (ValueError, LookupError, TypeError) as error:
+            law = f"{self._place(generation, COMMIT)}: damaged: expected size and SHA-256 of {name}"
+            raise UserError(f"{law}: {first_line(error)}; {self._way_out(generation)}") from None
+
     def _read_of(self, generation: int, name: str) -> bytes:
         """The bytes of a file of a committed generation."""
         try:
-            return self.read(GENERATIONS, _folder(generation), name)
+            return self.read(GENERATIONS, folder_of(generation), name)
         except OSError as error:
             law = f"{self._place(generation, name)}: a file of a committed generation cannot be read: {reason(error)}"
             # Only what is gone is known to be lost: a file that storage refuses today may be good.
@@ -151,15 +191,17 @@ class Generations(Folder):
 
     def _way_out(self, generation: int) -> str:
         """What to do about a damaged generation."""
+        if self.exists(GENERATIONS, folder_of(generation + 1), COMMIT):  # all may be damaged: no list for each
+            return FROM_A_COPY
         listed = self._listed()
         done = _numbers(listed, COMMIT)
         before = {number for number in done if number < generation}
         if generation != max(done, default=-1):
-            return "put it back from a copy"
+            return FROM_A_COPY
         if before and max(before) not in _numbers(listed, WINNER):
-            return "put it back from a copy: the weights of the generation before were deleted (--keep-generations)"
+            return f"{FROM_A_COPY}: the weights of the generation before were deleted (--keep-generations)"
         goes_on = f"goes on from generation {max(before) + 1}" if before else "begins with the first generation"
-        return f"put it back from a copy, or remove {self._place(generation, COMMIT)}: then --resume {goes_on}"
+        return f"{FROM_A_COPY}, or remove {self._place(generation, COMMIT)}: then --resume {goes_on}"
 
     def _no_weights(self, generation: int) -> str:
         """Why there are no weights of a committed generation."""
@@ -178,19 +220,22 @@ class Generations(Folder):
             StorageError: storage still refuses after `attempts` tries or does not answer, or the generation is there
                 already and is another one.
         """
-        state = {"state": record.state.to_dict(), "summary": record.summary}
-        contents: dict[str, list[Part]] = {
-            STATE: [json.dumps(state, indent=1).encode()],
-            CANDIDATES: [_parquet(record.rows)],
-            WINNER: list(to_parts(weights, {"generation": record.generation, "candidate": record.winner})),
-        }
-        commit = partial(self._commit, record.generation, contents)
-        self.retrying(lambda: self.files.together(commit, f"committing {_folder(record.generation)}"))
+        commit = partial(self._commit, record.generation, self.files_of(record, weights))
+        self.retrying(lambda: self.files.together(commit, f"committing {folder_of(record.generation)}"))
         if self._with_weights is not None:
             self._with_weights.add(record.generation)
 
+    def files_of(self, record: GenerationRecord, weights: Weights) -> dict[str, list[Part]]:
+        """What a generation's folder will hold beside COMMIT, by name."""
+        state = {"state": record.state.to_dict(), "summary": record.summary}
+        return {
+            STATE: [json.dumps(state, indent=1).encode()],
+            CANDIDATES: [as_parquet(as_table(record.rows))],
+            WINNER: list(to_parts(weights, {"generation": record.generation, "candidate": record.winner})),
+        }
+
     def _commit(self, generation: int, contents: Mapping[str, list[Part]]) -> None:
-        folder = self.at(GENERATIONS, _folder(generation))
+        folder = self.at(GENERATIONS, folder_of(generation))
         there = self.files.list(folder)
         if COMMIT in [entry.name for entry in there]:
             self._refuse_another(generation, contents)
@@ -208,7 +253,7 @@ class Generations(Folder):
     def _refuse_another(self, generation: int, contents: Mapping[str, Sequence[Part]]) -> None:
         """Raise `StorageError` unless a commit that is there is this one, written by a try whose answer was lost."""
         try:
-            there = parse_json(self.read(GENERATIONS, _folder(generation), COMMIT))
+            there = parse_json(self.read(GENERATIONS, folder_of(generation), COMMIT))
         except ValueError:
             there = None
         if there != {name: _fingerprint(parts) for name, parts in contents.items()}:
@@ -228,13 +273,14 @@ class Generations(Folder):
             if self._with_weights is None:
                 self._with_weights = _numbers(self._listed(), WINNER)
             for old in sorted(number for number in self._with_weights if number <= generation - keep):
-                self.delete(GENERATIONS, _folder(old), WINNER)
+                self.delete(GENERATIONS, folder_of(old), WINNER)
                 self._with_weights.discard(old)
         except OSError as error:
             logger.warning("old weights cannot be deleted now: %s", first_line(error))
 
 
-def _folder(generation: int) -> str:
+def folder_of(generation: int) -> str:
+    """Name of a generation's folder."""
     return f"{generation:06d}"
 
 
@@ -252,9 +298,14 @@ def _fingerprint(parts: Sequence[Part]) -> dict[str, Any]:
     return {"size": sum(len(part) for part in parts), "sha256": digest.hexdigest()}
 
 
-def _parquet(rows: list[dict[str, Any]]) -> bytes:
+def as_table(rows: list[dict[str, Any]]) -> pa.Table:
+    """Rows as columns."""
     columns = dict.fromkeys(name for row in rows for name in row)  # a diverged candidate has fewer
-    table = pa.table({name: [row.get(name) for row in rows] for name in columns})
+    return pa.table({name: [row.get(name) for row in rows] for name in columns})
+
+
+def as_parquet(table: pa.Table) -> bytes:
+    """A table as a file."""
     sink = pa.BufferOutputStream()
     pyarrow.parquet.write_table(table, sink)
     return bytes(sink.getvalue())

@@ -27,6 +27,10 @@ class Lease:
     loss: "Loss | None" = None
     """What the action stands for: the loss to train with."""
 
+    policy_mean: tuple[float, ...] = ()
+    policy_std: tuple[float, ...] = ()
+    """Mean and standard deviation of each of the loss's parameters under the policy that it was drawn from."""
+
     base: Any = None
     """Handle of the weights to start from (to test, for `test`); None: the initial weights."""
 

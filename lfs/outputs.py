@@ -11,13 +11,7 @@ import numpy as np
 import pandas as pd
 
 from search_space.errors import UserError
-from trainers.data.importers.engine import REPORT_NAME, SKIPPED_NAME
-from trainers.data.importers.identity_file import FILE_NAME
-from trainers.data.importers.lmdb_list import LIST_NAME, LMDB_NAME
 from trainers.whole_file import writing
-
-SET_FILES = (LMDB_NAME, LIST_NAME, FILE_NAME, REPORT_NAME, SKIPPED_NAME, "data.mdb")
-"""In the folder of an imported set, or of an LMDB."""
 
 
 def refuse_existing(paths: list[Path], overwrite: bool) -> None:
@@ -40,7 +34,12 @@ def require_apart(outs: Iterable[str | Path | None], sources: Iterable[str | Pat
     Args:
         sources: files, or folders of imported sets or LMDBs, whose parts are not replaced either.
     """
-    taken = {_identity(Path(source, part)) for source in sources if source for part in ("", *SET_FILES)}
+    from trainers.data.importers.engine import REPORT_NAME, SKIPPED_NAME  # with OpenCV, which most commands do without
+    from trainers.data.importers.identity_file import FILE_NAME
+    from trainers.data.importers.lmdb_list import LIST_NAME, LMDB_NAME
+
+    parts = ("", LMDB_NAME, LIST_NAME, FILE_NAME, REPORT_NAME, SKIPPED_NAME, "data.mdb")
+    taken = {_identity(Path(source, part)) for source in sources if source for part in parts}
     for out in [out for out in outs if out]:
         if (identity := _identity(out)) in taken:
             raise UserError(f"{out}: the result would replace what it is made of, or another; choose another file")

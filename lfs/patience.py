@@ -95,6 +95,8 @@ class Patience:
     def __init__(self, files: Files, limit_s: float = LIMIT_S) -> None:
         self.files, self.limit_s, self.whole = files, limit_s, files.whole
         self._stuck: list[Pending[Any]] = []
+        self.seen: Callable[[int], object] = lambda num_bytes: None
+        """Called with the length of each part of a file that has come."""
 
     def together(self, action: Callable[[], T], what: str) -> T:
         """The result of an action.
@@ -127,6 +129,7 @@ class Patience:
             for part in _told(self.files.read(path)):
                 parts.append(part)
                 size += len(part)
+                self.seen(len(part))
                 if size > most:
                     raise OSError(errno.EFBIG, f"more than {most:,} bytes", path)
             return b"".join(parts)

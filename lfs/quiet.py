@@ -9,33 +9,81 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+from lfs import INTERRUPTED
 from lfs.commands import FAILED
 from lfs.run_store import RunStore
 from lfs.terminal import printable
 
 
 @contextlib.contextmanager
-def interrupts(stop_asked: threading.Event) -> Iterator[None]:
-    """Ctrl-C once: stop after this generation. Twice, or SIGTERM: stop now; what is committed stays."""
+def interrupts(
+    stop_asked: threading.Event,
+    told: Callable[[], object] = lambda: None,
+    told_now: Callable[[], object] = lambda: None,
+) -> Iterator[None]:
+    """Ctrl-C once: stop after this generation. Twice, or SIGTERM: stop now, by a `KeyboardInterrupt`; what is committed
+    stays. Once more while that takes its time, or the end of the terminal, which takes this machine's Ray with it: the
+    process ends at once.
 
-    def on_signal(number: int, frame: object) -> None:
-        stop_asked.set()  # others look at it: a signal handler must neither call Ray nor print
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    Args:
+        told: called at once, in a thread, when it is to stop after this generation: a signal handler must neither call
+            Ray nor print.
+        told_now: the same when it is to stop now.
+    """
+    pressed: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+    stopped: list[int] = []
 
-    handlers = {signal.SIGINT: on_signal, signal.SIGTERM: signal.default_int_handler}
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    def tell() -> None:
+        while say := pressed.get():
+            say()
+
+    def stop_now(number: int, frame: object) -> None:
+        for one in handled:
+            signal.signal(one, leave_now)
+        stopped.append(number)
+        pressed.put(told_now)
+        raise KeyboardInterrupt
+
+    def stop_after_this(number: int, frame: object) -> None:
+        signal.signal(signal.SIGINT, stop_now)
+        stop_asked.set()
+        pressed.put(told)
+
+    handled = {signal.SIGINT: stop_after_this, signal.SIGTERM: stop_now, signal.SIGHUP: leave_now}
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup
+        del handled[signal.SIGHUP]
+    teller = threading.Thread(target=tell, name="interrupts", daemon=True)
+    teller.start()
+    before = {number: signal.signal(number, handler) for number, handler in handled.items()}
     try:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if not stopped:
+                signal.signal(number, handler)
+        pressed.put(None)
+        teller.join(LAST_LOGS_S)
+
+
+def leave_now(number: int, frame: object) -> None:
+    """End this process without a word to anybody; its own Ray ends with it."""
+    with contextlib.suppress(OSError):
+        os.write(2, b"\n")  # the prompt begins a line
+    os._exit(INTERRUPTED)
 
 
 LAST_LOGS_S = 5.0
 LOG_BYTES = 8 * 2**20
 """Of driver.log; the one before it is kept beside it, as driver.log.1."""
+
+
+QUIET = (
+    "ray", "ray.tune", "ray.train", "ray.air", "lfs", "py.warnings",
+    "mlflow", "alembic", "sqlalchemy", "urllib3", "wandb",
+)  # fmt: skip
+"""Whose messages are for the log."""
 
 
 class LogFile(logging.handlers.RotatingFileHandler):
@@ -75,7 +123,7 @@ def quiet_logs(store: RunStore) -> Iterator[None]:
     if "://" not in store.uri:
         file = LogFile(f"{store.path}/driver.log", maxBytes=LOG_BYTES, backupCount=1, delay=True)
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train", "ray.air", "lfs", "py.warnings")]
+    loggers = [logging.getLogger(name) for name in QUIET]
     before = [(log, log.handlers[:], log.propagate) for log in loggers]
     with written_aside(file) as handler:
         for log in loggers:

@@ -269,12 +269,19 @@ def train(root: RunStore, config: ReliabilityConfig, made: Plan, view: View, new
     from lfs.cells import train_cells
 
     scores = {"metrics": list(config.metrics), "generations": sorted(made.generations.values())}
-    if made.base and not train_cells(root, config, {BASE: made.base}, view, new=new):
+    goes_on = resume_command(root)
+    if made.base and not train_cells(root, config, {BASE: made.base}, view, new=new, resume=goes_on):
         return False
     common = outcome_of(RunStore(under(root.uri, "cells", BASE)))
     if common and common.diverged:
         raise UserError(f"the training of the common model diverged: {common.reason}")
-    return train_cells(root, config, made.cells, view, scores, behind=made.behind, new=new and not made.base)
+    new = new and not made.base
+    return train_cells(root, config, made.cells, view, scores, behind=made.behind, new=new, resume=goes_on)
+
+
+def resume_command(root: RunStore) -> str:
+    """The command that goes on with a study."""
+    return f"python -m lfs.reliability --resume {root.shown}"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -289,7 +296,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         complete = train(root, config, made, view, new=not resume)
     except KeyboardInterrupt:
-        raise UserError(f"stopped at once; continue with python -m lfs.reliability --resume {root.shown}") from None
+        raise KeyboardInterrupt(f"stopped at once; continue with {resume_command(root)}") from None
     results = judged(config, root, made)
     for line in dropped(config, root):
         view.warn(line)
@@ -298,7 +305,7 @@ def main(argv: Sequence[str]) -> int:
         table = pd.DataFrame([asdict(result) for result in results])
         root.write(spreadsheet_safe(table).to_csv(index=False).encode(), "reliability.csv")
     if not complete:
-        view.say(f"incomplete   continue with python -m lfs.reliability --resume {root.shown}")
+        view.command("incomplete", f"continue with {resume_command(root)}")
     elif not results:
         raise UserError("fewer than three losses came through in all orders: there is nothing to rank")
     return OK if complete else FAILED

@@ -55,8 +55,8 @@ def run(options: argparse.Namespace) -> int:
     if not written(best_table(facts, best), options):
         to, model = console(), f"{store.shown}@{best['generation'] + 1}"
         reward = reward_text(best["best_reward"], best["best_reward_se"])
-        to.print(f"{model}: {facts.config.reward.metric} {reward}, candidate {best['winner']}, generation", end=" ")
-        to.print(f"{best['generation'] + 1} of {facts.config.generations} ({facts.state})")
+        place = f"generation {best['generation'] + 1} of {facts.config.generations} ({facts.state})"
+        to.print(f"{model}: {facts.config.reward.metric} {reward}, candidate {best['winner']}, {place}")
         to.print(f"loss     {best['winner_loss'].get('loss')}: {parameters_text(best['winner_parameters'])}")
         to.print(f"weights  {'there' if kept else 'deleted (--keep-generations) or lost'}")
     if options.export:

@@ -4,7 +4,7 @@ import argparse
 import io
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ import pandas as pd
 import pyarrow as pa
 from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
 
+from lfs.columns import Column, Columns
 from lfs.outputs import json_value
 from lfs.terminal import SafeConsole, printable, spreadsheet_safe
 from lfs.view import margins_text, parameters_text
@@ -90,45 +90,49 @@ def as_parquet(table: pd.DataFrame) -> bytes:
     return sink.getvalue()
 
 
-def show(table: pd.DataFrame, to: Console, titles: Mapping[str, str] | None = None) -> None:
+def show(table: pd.DataFrame, to: Console, titles: Mapping[str, str] | None = None, ranks: Sequence[str] = ()) -> None:
     """A table for a person.
 
     Args:
         titles: columns to show, and what is written above them; None: all.
+        ranks: columns that may be left out where the terminal is narrow, the last ones first.
     """
-    made = Table(box=None, header_style="bold", pad_edge=False)
     titles = titles or {name: name.replace("_", " ") for name in map(str, table)}
     names = [name for name in titles if name in table and (name not in RARE or table[name].astype(bool).any())]
-    for name in names:
-        right = pd.api.types.is_numeric_dtype(table[name])
-        made.add_column(titles[name], no_wrap=name not in RARE, justify="right" if right else "left", overflow="fold")
-    for row in table.to_dict("records"):
-        made.add_row(*(_cell(name, row[name], row) for name in names))
-    print_table(made, to)
+    margins = table["margins"].tolist() if "margins" in table else [None] * len(table)
+    columns = [
+        Column(
+            title=titles[name], folds=name in RARE, rank=ranks.index(name) + 1 if name in ranks else 0,
+            cells=[_cell(name, *of) for of in zip(table[name].tolist(), margins, strict=True)],
+            right=pd.api.types.is_numeric_dtype(table[name]),
+        )
+        for name in names
+    ]  # fmt: skip
+    print_table(Columns(columns=columns), to)
 
 
-def print_table(table: Table, to: Console) -> None:
+def print_table(table: Columns, to: Console) -> None:
     """A table of texts; one of many rows as plain lines: rich lays out a few thousand cells a second."""
-    if table.row_count <= MANY_ROWS:
+    kept = table.fitting(to.width)
+    if len(kept[0].cells) <= MANY_ROWS:
         to.print(table)
         return
-    columns = [[str(column.header), *map(str, column.cells)] for column in table.columns]
-    widths = [max(map(cell_len, cells)) for cells in columns]
-    for row in zip(*columns, strict=True):
-        parts = []
-        for text, width, column in zip(row, widths, table.columns, strict=True):
-            gap = " " * (width - cell_len(text))
-            parts.append(gap + text if column.justify == "right" else text + gap)
-        to.file.write(printable("  ".join(parts).rstrip()) + "\n")
+    padded = []
+    for column in kept:
+        texts = [column.title, *column.cells]
+        lengths = [len(text) if text.isascii() else cell_len(text) for text in texts]
+        gaps = [" " * (max(lengths) - length) for length in lengths]
+        padded.append([gap + text if column.right else text + gap for text, gap in zip(texts, gaps, strict=True)])
+    to.file.write("".join(printable("  ".join(row).rstrip()) + "\n" for row in zip(*padded, strict=True)))
 
 
 RARE = ("reason", "note")
 """Columns that are shown where they say anything."""
 
 
-def _cell(name: str, value: Any, row: Mapping[Any, Any]) -> str:
+def _cell(name: str, value: Any, margins: Any) -> str:
     if name == "loss" and str(value).startswith("{"):
-        return loss_text(str(value), row.get("margins"))
+        return loss_text(str(value), margins)
     if name == "generation" and isinstance(value, int | float):
         return str(value + 1)
     if isinstance(value, bool | np.bool_):
@@ -141,17 +145,19 @@ def _cell(name: str, value: Any, row: Mapping[Any, Any]) -> str:
 
 
 def loss_text(text: str, margins: Any = None) -> str:
-    """A stored loss for a reader; as it is stored, if this version cannot make it.
+    """A stored loss for a reader: its margins, else its numbers by name. It is not made: it may be a plug-in's.
 
     Args:
         margins: those of the loss, if it has any and they are known.
     """
     if isinstance(margins, np.ndarray) and len(margins) and margins.dtype.kind == "f":
         return margins_text(margins.tolist())
-    from search_space.loss import loss_from_dict  # torch takes seconds
-
     try:
-        loss = loss_from_dict(parse_json(text))
-        return margins_text(loss.margins) if loss.margins else parameters_text(loss.parameters())
+        fields = parse_json(text).items()
+        numbers = {name: value for name, value in fields if isinstance(value, int | float)}
+        for name, values in fields:
+            several = values if isinstance(values, list) else []
+            numbers |= {f"{name}_{i}": value for i, value in enumerate(several) if isinstance(value, int | float)}
+        return parameters_text(numbers) or text
     except (ValueError, TypeError, AttributeError, OverflowError):
         return text

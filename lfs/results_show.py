@@ -32,6 +32,10 @@ CANDIDATES = {
 }  # fmt: skip
 """Columns that are shown, and their titles."""
 
+RUN_RANKS = ("best reward", "test score", "age", "loss", "images", "size")
+CANDIDATE_RANKS = ("reward_se", "loss", "winner", "paired_se", "advantage", "trainer", "train_loss")
+"""Columns that a narrow terminal goes without, the last ones first."""
+
 
 def add_parser(actions: Any) -> None:
     """The flags of the action."""
@@ -77,7 +81,7 @@ def _runs(options: argparse.Namespace) -> int:
     table = runs_table(options.storage)
     plain = not (options.where or options.sort or options.columns)
     if len(table) and plain and not any((options.json, options.csv, options.parquet)):
-        show(_for_a_reader(table), console())
+        show(_for_a_reader(table), console(), ranks=RUN_RANKS)
     else:
         _deliver(table, options, None, f"no runs in {options.storage}")
     return OK
@@ -98,7 +102,8 @@ def _deliver(table: pd.DataFrame, options: argparse.Namespace, titles: Mapping[s
     if table.empty:
         console().print(none)
     else:
-        show(table, console(), None if options.columns else titles)
+        asked = bool(options.columns or titles is None)
+        show(table, console(), None if options.columns else titles, () if asked else CANDIDATE_RANKS)
 
 
 def _for_a_reader(table: pd.DataFrame) -> pd.DataFrame:

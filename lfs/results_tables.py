@@ -111,8 +111,7 @@ def candidates_table(store: RunStore) -> pd.DataFrame:
 
 def read_candidates(store: RunStore) -> tuple[pd.DataFrame, list[str]]:
     """Every candidate of those generations whose table can be read, and a line for each of the others."""
-    contents = store.contents()
-    loaded = store.each(list(contents), store.load_table)
+    loaded = store.load_tables(store.contents())
     faults = [str(table) for table in loaded if isinstance(table, UserError)]
     tables = [table for table in loaded if isinstance(table, pa.Table)]
     if not tables:

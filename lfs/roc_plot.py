@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from lfs.figures import DPI, MUTED, figure_bytes
+from lfs.colours import MUTED
+from lfs.figures import DPI, figure_bytes
 from lfs.terminal import printable, spreadsheet_safe
 from search_space.errors import UserError
 from trainers.verification.roc_curve import RocCurve
@@ -63,7 +64,7 @@ def roc_figure(curves: Mapping[str, RocCurve], title: str = "") -> Figure:
     axes.grid(True, which="major", color="#CCCCCC", linewidth=0.6)
     axes.set_axisbelow(True)
     if title:
-        axes.set_title(_plain(title))
+        axes.set_title(figure_text(title))
     axes.legend(loc="lower right", fontsize="small", framealpha=0.9)
     axes.text(
         0.0, -0.155, f"thin: fewer than {FEW} false accepts", transform=axes.transAxes, fontsize="x-small",
@@ -98,7 +99,7 @@ def _draw(axes: Axes, number: int, name: str, curve: RocCurve, lowest: float) ->
     between = tar[inside][-1]
     plain: dict[str, Any] = {"drawstyle": "steps-post", "color": colour, "linestyle": style}
     axes.plot([*far[inside], few], [*tar[inside], between], linewidth=width / 3, **plain)
-    axes.plot([few, *far[~inside]], [between, *tar[~inside]], linewidth=width, label=_plain(name), **plain)
+    axes.plot([few, *far[~inside]], [between, *tar[~inside]], linewidth=width, label=figure_text(name), **plain)
 
 
 def _lower_limit(curves: Mapping[str, RocCurve], lowest: float) -> float:
@@ -110,7 +111,7 @@ def _lower_limit(curves: Mapping[str, RocCurve], lowest: float) -> float:
     return 0.0
 
 
-def _plain(name: str) -> str:
+def figure_text(name: str) -> str:
     """A name as text of a figure: `$` starts no formula, a leading `_` hides nothing."""
     shown = printable(name).replace("$", r"\$")
     shown = shown if len(shown) <= MAX_NAME else shown[: MAX_NAME - 3] + "..."

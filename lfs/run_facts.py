@@ -76,9 +76,8 @@ def read_run(store: RunStore) -> RunFacts:
     """
     config, faults = store.load_config(), list[str]()
     contents = store.contents()
-    states, result, events = store.each(list(contents), store.load_state), None, list[dict[str, Any]]()
-    faults += [str(state) for state in states if isinstance(state, UserError)]
-    good = [state for state in states if not isinstance(state, UserError)]
+    found, result, events = store.load_summaries(contents), None, list[dict[str, Any]]()
+    faults += [str(summary) for summary in found if isinstance(summary, UserError)]
     try:
         result = store.load_result(max(contents, default=-1))
     except UserError as error:
@@ -88,10 +87,19 @@ def read_run(store: RunStore) -> RunFacts:
     except UserError as error:
         faults.append(str(error))
     return RunFacts(
-        store=store, config=config, contents=contents, summaries=[summary for _, summary in good],
-        num_images=good[-1][0].num_images if good else 0, result=result, events=events, faults=tuple(faults),
+        store=store, config=config, contents=contents,
+        summaries=[summary for summary in found if not isinstance(summary, UserError)],
+        num_images=_num_images(store, contents), result=result, events=events, faults=tuple(faults),
         state=_state(store, config, max(contents, default=-1) + 1, result, events),
     )  # fmt: skip
+
+
+def _num_images(store: RunStore, contents: Mapping[int, set[str]]) -> int:
+    """As the last generation has it whose state can be read."""
+    for generation in reversed(list(contents)):
+        with suppress(UserError):
+            return store.load_state(generation)[0].num_images
+    return 0
 
 
 def _state(

@@ -24,12 +24,11 @@ from typing import Any
 import yaml
 
 from lfs import look
+from lfs.blocks import Blocks
 from lfs.config import SearchConfig
 from lfs.folder import TEMPORARY, Folder, StorageError, reason
-from lfs.generations import Generations
 from lfs.locations import under
 from lfs.options import checked
-from lfs.plugins import packages
 from lfs.stored import event_of, result_of
 from lfs.untrusted import read_yaml
 from search_space.errors import UserError, first_line, shown
@@ -40,7 +39,7 @@ CONFIG, RESULT, EVENTS = "config.yaml", "result.json", "events"
 EVENT = re.compile(r"[0-9]{6}\.json")
 
 
-class RunStore(Generations):
+class RunStore(Blocks):
     """Reads and writes one run directory."""
 
     # ---- reading
@@ -51,25 +50,32 @@ class RunStore(Generations):
         Raises:
             UserError: this is no run, or one of a format that this version cannot read.
         """
-        values = self._stored()
+        values = self.stored()
         return checked(SearchConfig, values["config"], under(self.uri, CONFIG))
 
     def load_versions(self) -> dict[str, str]:
         """Versions that the run was made with, by package."""
-        versions = self._stored().get("versions")
+        versions = self.stored().get("versions")
         return {str(name): str(value) for name, value in versions.items()} if isinstance(versions, dict) else {}
 
     def load_digest(self) -> dict[str, str] | None:
         """What the run's data was when it was started, by file; None: not recorded."""
-        digest = self._stored().get("data")
+        digest = self.stored().get("data")
         return digest if isinstance(digest, dict) else None
 
-    def _stored(self) -> dict[str, Any]:
+    def stored(self) -> dict[str, Any]:
+        """Everything that the configuration file holds: format, versions, configuration, digest of the data.
+
+        Raises:
+            UserError: see `load_config`.
+        """
         place = under(self.uri, CONFIG)
         if not self.exists(CONFIG):
             raise UserError(f"{self.uri} is no run: it has no {CONFIG}; `python -m lfs.results` lists runs")
         try:
             values, _ = read_yaml(self.read(CONFIG))
+            if not isinstance(values, dict):
+                raise ValueError("expected `format` and `config`")
             found, _ = values["format"], values["config"]
         except OSError as error:
             raise UserError(f"{place}: cannot be read: {reason(error)}") from None
@@ -135,6 +141,8 @@ class RunStore(Generations):
         Raises:
             UserError: it is there, or cannot be written.
         """
+        from lfs.plugins import packages  # torch takes seconds, and whoever reads a run does without
+
         self.require_absent()
         versions = {name: version(name) for name in ("lfs", "torch", "ray", "numpy")}
         versions |= {"python": platform.python_version()} | look.plugins(packages(config))
@@ -160,7 +168,7 @@ class RunStore(Generations):
             UserError: what is there is damaged.
             StorageError: storage still refuses after `attempts` tries.
         """
-        values = self._stored() | {"config": plain(asdict(config))}
+        values = self.stored() | {"config": plain(asdict(config))}
         self.write(yaml.safe_dump(values, sort_keys=False).encode(), CONFIG)
 
     def record_event(self, action: str, **facts: Any) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from lfs import INTERRUPTED
 from lfs.commands import FAILED, OK, complain, run_command
 from lfs.config import SearchConfig
 from lfs.detach import detached
@@ -72,14 +73,15 @@ def main(argv: Sequence[str]) -> int:
             store.discard()
         raise
     except KeyboardInterrupt:
-        print(f"\nlfs.search: stopped at once; continue with --resume {store.shown}", file=sys.stderr)
-        return FAILED
+        stopped = f"stopped at once; continue with python -m lfs.search --resume {store.shown}"
+        raise KeyboardInterrupt(stopped) from None
     if outcome.error:
         complain("lfs.search", f"{outcome.error}; continue with --resume {outcome.run}")
         return FAILED
     view.finish(outcome.run, outcome.status)
     if outcome.status["generation"] < outcome.status["generations"]:
-        view.say(f"stopped      continue with python -m lfs.search --resume {outcome.run}")
+        view.command("stopped", f"continue with python -m lfs.search --resume {outcome.run}")
+        return INTERRUPTED if outcome.interrupted else OK
     return OK
 
 

@@ -76,6 +76,7 @@ class SerialRun:
             if lease.kind != "train":
                 self._test(lease)
                 return None
+            self.board.times.leased(ME, lease)
             result = self.trainer.run(self._candidate(lease), lease.base, progress=show and self._progress(show))
             report = as_report(result, ME)
             if self.search.report(report, result.weights):

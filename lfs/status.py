@@ -14,14 +14,14 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from rich.table import Table
-
 from lfs.board import filled_in
+from lfs.columns import Column, Columns
 from lfs.commands import OK, run_command
 from lfs.options import Parser
+from lfs.progress import duration_text
 from lfs.service import ANSWER_S, add_places, addresses, controller_of, searches
 from lfs.terminal import SafeConsole
-from lfs.view import View, duration_text, reward_text
+from lfs.view import View, reward_text
 from search_space.errors import UserError
 
 POLL_S = 1.0
@@ -69,20 +69,25 @@ def listing(address: str, storage: str) -> list[tuple[str, dict[str, Any] | None
     return list(found.values())
 
 
-def table(found: Sequence[tuple[str, dict[str, Any] | None]]) -> Table:
+def table(found: Sequence[tuple[str, dict[str, Any] | None]]) -> Columns:
     """Running searches for a reader."""
-    made = Table(box=None, header_style="bold", pad_edge=False)
-    for title in ("search", "state", "generation", "trainers", "best reward", "left", "run"):
-        made.add_column(title, no_wrap=title != "run", overflow="fold")
-    for name, status in found:
-        if status is None:
-            made.add_row(name, "does not answer", "-", "-", "-", "-", "-")
-            continue
-        number = f"{min(status['generation'] + 1, status['generations'])}/{status['generations']}"
-        trainers = f"{status['trainers']} of {status['wanted']}"
-        left, best = duration_text(status["eta_s"]), reward_text(status["best"])
-        made.add_row(name, status["state"], number, trainers, best, left, status["run"])
-    return made
+    rows = [_row(name, status) for name, status in found]
+    ranks = {"search": 0, "state": 0, "generation": 0, "trainers": 2, "best reward": 3, "left": 1, "run": 4}
+    return Columns(
+        columns=[
+            Column(title=title, cells=[row[number] for row in rows], rank=rank, folds=title == "run")
+            for number, (title, rank) in enumerate(ranks.items())
+        ]
+    )
+
+
+def _row(name: str, status: dict[str, Any] | None) -> tuple[str, ...]:
+    if status is None:
+        return (name, "does not answer", "-", "-", "-", "-", "-")
+    number = f"{min(status['generation'] + 1, status['generations'])}/{status['generations']}"
+    trainers = f"{status['trainers']} of {status['wanted']}"
+    left, best = duration_text(status["eta_s"]), reward_text(status["best"])
+    return name, status["state"], number, trainers, best, left, status["run"]
 
 
 def follow(controller: Any, view: View) -> dict[str, Any]:

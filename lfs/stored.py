@@ -12,6 +12,16 @@ MAX_GENERATIONS = 10**6
 Count = Annotated[int, pydantic.Field(ge=0, lt=2**63)]
 
 
+class LostWork(pydantic.BaseModel):
+    """A candidate that a trainer had and did not bring to its end, in seconds since 1970 (see lfs/timesheet.py)."""
+
+    trainer: str
+    candidate: Count
+    died: bool
+    leased_at: float
+    lost_at: float
+
+
 class Summary(pydantic.BaseModel, extra="allow"):
     """A generation in one line, as `state.json` holds it; further values are kept as they are."""
 
@@ -38,6 +48,7 @@ class Summary(pydantic.BaseModel, extra="allow"):
     policy_std: list[float]
     images_per_s: float = 0.0
     wall_s: float = 0.0
+    lost: list[LostWork] = []
 
 
 class Result(pydantic.BaseModel, extra="allow"):
@@ -65,18 +76,29 @@ def state_and_summary(data: bytes, generation: int, place: str) -> tuple[SearchS
     try:
         values = parse_json(data)
         state = SearchState.from_dict(values["state"])
-        summary = Summary.model_validate(values["summary"]).model_dump(exclude_unset=True)
+        summary = summary_of(values["summary"], generation)
         numbers = (state.generation, state.num_images, state.policy.step)
         if not all(type(number) is int and 0 <= number < 2**63 for number in numbers):
             raise ValueError("counts must be whole numbers")
-        if state.generation != generation + 1 or summary["generation"] != generation:
+        if state.generation != generation + 1:
             raise ValueError("it is another generation's")
-        lengths = {len(summary[name]) for name in ("parameter_names", "policy_mean", "policy_std")}
-        if len(lengths) != 1:
-            raise ValueError("policy_mean and policy_std must have one value for each of parameter_names")
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
         raise UserError(f"{place}: damaged: expected the state of generation {generation + 1}: {_why(error)}") from None
     return state, summary
+
+
+def summary_of(values: object, generation: int) -> dict[str, Any]:
+    """A generation in one line, from what is stored of it.
+
+    Raises:
+        ValueError: it is something else, or another generation's.
+    """
+    summary = Summary.model_validate(values).model_dump(exclude_unset=True)
+    if summary["generation"] != generation:
+        raise ValueError("it is another generation's")
+    if len({len(summary[name]) for name in ("parameter_names", "policy_mean", "policy_std")}) != 1:
+        raise ValueError("policy_mean and policy_std must have one value for each of parameter_names")
+    return summary
 
 
 def result_of(values: dict[str, Any], place: str) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lfs.commands import FAILED, OK, run_command
+from lfs import INTERRUPTED
+from lfs.commands import OK, run_command
 from lfs.config import SEARCH_ONLY, SearchConfig, refuse_ranks
 from lfs.options import Parser, add_flags, checked, overlay
 from lfs.plugins import add_allow_flag, allow_said, built, spelled_out
@@ -150,7 +151,8 @@ def train(store: RunStore, view: View) -> int:
     from lfs.serial import SerialRun
 
     with Presence(store) as presence:  # before its state is read
-        run = SerialRun(store)
+        with view.waiting("loading the data and the network"):
+            run = SerialRun(store)
 
         def lost(line: str) -> None:
             view.warn(line)
@@ -161,29 +163,21 @@ def train(store: RunStore, view: View) -> int:
 
 
 def _train(store: RunStore, view: View, run: "SerialRun") -> int:
-    view.start(run.status())
-    told = False
-
-    def show(status: dict[str, Any]) -> None:
-        nonlocal told
-        if run.stop_asked.is_set() and not told:
-            told = True
-            view.say("stopping after this generation; Ctrl-C again stops now (committed generations stay)")
-        view.update(status)
-
     from lfs.quiet import interrupts
 
+    resume = f"python -m lfs.train --resume {store.shown}"
+    view.start(run.status())
     try:
-        with interrupts(run.stop_asked):
-            status = run.run(show)
+        with interrupts(run.stop_asked, lambda: view.stopping("this generation", resume)):
+            status = run.run(view.update)
     except KeyboardInterrupt:
-        print(f"\nlfs.train: stopped at once; continue with --resume {store.shown}", file=sys.stderr)
-        return FAILED
+        raise KeyboardInterrupt(f"stopped at once; continue with {resume}") from None
     finally:
         view.stop()
     view.finish(store.shown, status)
     if status["generation"] < run.config.generations:
-        view.say(f"stopped      continue with python -m lfs.train --resume {store.shown}")
+        view.command("stopped", f"continue with {resume}")
+        return INTERRUPTED
     return OK
 
 

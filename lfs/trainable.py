@@ -15,17 +15,15 @@ from ray.exceptions import RayError
 
 from lfs.config import SearchConfig
 from lfs.connect import NAMESPACE
-from lfs.messages import Lease, Report, as_report
+from lfs.messages import Lease, as_report
 from lfs.rank_actors import BaseWeights, Team, candidate_of
+from lfs.tune_row import GIVEN_UP, LEAVES, Rows
 from search_space.errors import UserError
-from trainers.candidate import Candidate
 
 RETRY_S = 0.5
 GOLDEN = (5**0.5 - 1) / 2
 MAX_RAY_ERRORS = 5
 """Failures of Ray in a row (a base that cannot be fetched, say) after which this process gives up to a fresh one."""
-LEAVES = "leaves"
-"""In a result: the trainer is not wanted at present."""
 logger = logging.getLogger(__name__)
 
 
@@ -49,6 +47,7 @@ class Trainer(tune.Trainable):
             versions, run = ray.get([self.controller.get_versions.remote(), self.controller.where.remote()])
             self.team = Team(self.search, self.label, versions, run, self._rank_failed)
             self.trainer = self.team.trainer()
+            self.rows = Rows(self.search, self.label, self.trainer.metric_names)
         except Exception as error:
             logger.exception("%s cannot start", self.label)
             if not ray.get(self.controller.broken.remote(self.label, _line(error), isinstance(error, UserError))):
@@ -59,7 +58,7 @@ class Trainer(tune.Trainable):
         """Train one candidate. The next lease is taken at the end, so that the last result can say so."""
         lease = self.next_lease or self._next()
         if lease.kind != "train":
-            return _last(lease)
+            return (self.rows.empty() if hasattr(self, "rows") else {}) | _last(lease)
         row = self._train(lease)
         self.next_lease = self._next()
         return row | _last(self.next_lease)
@@ -112,11 +111,11 @@ class Trainer(tune.Trainable):
             ray.get(self.controller.report.remote(report, weights))
             self.ray_errors = 0
         except UnwantedError:
-            return {"generation": lease.generation, "given_up": lease.index}
+            return self.rows.without_outcome(lease, GIVEN_UP)
         except Exception as error:
             self._failed(lease, error)
-            return {"generation": lease.generation, "candidate": lease.index, "error": _line(error)}
-        return _row(report, candidate, time.perf_counter() - began)
+            return self.rows.without_outcome(lease, _line(error))
+        return self.rows.with_outcome(lease, report, time.perf_counter() - began)
 
     def _failed(self, lease: Lease, error: Exception) -> None:
         """Tell the controller, unless it was Ray's doing: then the candidate is simply asked for again.
@@ -199,18 +198,6 @@ def phase(number: int) -> float:
 def _last(lease: Lease) -> dict[str, bool]:
     """Whether this is a trainer's last result, for now or for good."""
     return {tune.result.DONE: lease.kind == "stop", LEAVES: lease.kind == "leave"}
-
-
-def _row(report: Report, candidate: Candidate, took_s: float) -> dict[str, Any]:
-    """The candidate as a Tune result: flat numbers, which its loggers turn into CSV, JSON and TensorBoard scalars."""
-    margins = candidate.loss.margins
-    return {
-        "generation": report.generation, "candidate": report.index, "reward": report.reward,
-        "reward_se": report.reward_se, "diverged": report.diverged,
-        **({"margin_mean": sum(margins) / len(margins)} if margins else {}), **candidate.loss.parameters(),
-        "images_per_s": report.num_images / max(report.train_s, 1e-9), "train_s": report.train_s,
-        "validate_s": report.validate_s, "overhead_s": took_s - report.train_s - report.validate_s, **report.metrics,
-    }  # fmt: skip
 
 
 def _line(error: Exception) -> str:

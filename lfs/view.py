@@ -1,22 +1,20 @@
 """What a search shows: a live view on a terminal, one plain line a generation in a pipe, a table at the end."""
 
+import contextlib
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console
 from rich.filesize import decimal
-from rich.live import Live
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
 
-from lfs.terminal import SafeConsole
+from lfs.columns import Column, Columns
+from lfs.live import LiveArea
+from lfs.progress import WorkProgress, duration_text, waiting
+from lfs.terminal import SafeConsole, is_live
 from search_space.unified_parameters import PARAMETERS
-
-MAX_ROWS = 16
-"""Candidates shown one by one in the live view."""
 
 
 def margins_text(margins: Sequence[float]) -> str:
@@ -57,15 +55,6 @@ def reward_text(value: float | None, se: float | None = None) -> str:
     return f"{value:.4f}" + (f" ± {se:.4f}" if se is not None and se == se else "")
 
 
-def duration_text(seconds: float | None) -> str:
-    """h:mm:ss, or `?`."""
-    if seconds is None:
-        return "?"
-    minutes, s = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{s:02d}"
-
-
 def age_text(seconds: float | None) -> str:
     """How long ago, in the largest unit that it fills twice."""
     if seconds is None:
@@ -102,25 +91,29 @@ def generation_line(summary: dict[str, Any], status: dict[str, Any]) -> str:
     )
 
 
-def summary_table(summaries: Sequence[dict[str, Any]]) -> Table:
-    """Generations as a table."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
+def summary_table(summaries: Sequence[dict[str, Any]], *, says_less: bool = True) -> Columns:
+    """Generations as a table; where it is narrow, the policy goes first, then who won, then the loss.
+
+    Args:
+        says_less: name what is left out.
+    """
+    numbers = [f"{s['generation'] + 1}" + ("w" if s["warmup"] else "") for s in summaries]
+    best = [reward_text(s["best_reward"], s["best_reward_se"]) for s in summaries]
+    columns = [Column(title="generation", cells=numbers, right=True)]
     if summaries and summaries[0]["mode"] == "fixed":
-        for title in ("generation", "reward", "training loss"):
-            table.add_column(title, justify="right", no_wrap=True)
-        for s in summaries:
-            reward = reward_text(s["best_reward"], s["best_reward_se"])
-            table.add_row(f"{s['generation'] + 1}", reward, f"{s['train_loss']:.3f}")
-        return table
+        columns.append(Column(title="reward", cells=best, right=True))
+        losses = [f"{s['train_loss']:.3f}" for s in summaries]
+        return Columns(columns=[*columns, Column(title="training loss", cells=losses, right=True, rank=1)])
     what = "margin" if not summaries or summaries[0]["winner_margins"] else "loss"
-    for title in ("generation", "best reward", "mean", "winner", f"winner's {what}", f"policy {what}"):
-        table.add_column(title, justify="left" if what in title else "right", no_wrap=True)
-    for s in summaries:
-        number = f"{s['generation'] + 1}" + ("w" if s["warmup"] else "")
-        best = reward_text(s["best_reward"], s["best_reward_se"])
-        won = parameters_text(s["winner_parameters"])
-        table.add_row(number, best, f"{s['mean_reward']:.4f}", str(s["winner"]), won, policy_text(s))
-    return table
+    won = [parameters_text(s["winner_parameters"]) for s in summaries]
+    columns += [
+        Column(title="best reward", cells=best, right=True),
+        Column(title="mean", cells=[f"{s['mean_reward']:.4f}" for s in summaries], right=True, rank=1),
+        Column(title="winner", cells=[str(s["winner"]) for s in summaries], right=True, rank=3),
+        Column(title=f"winner's {what}", cells=won, rank=2),
+        Column(title=f"policy {what}", cells=[policy_text(s) for s in summaries], rank=4),
+    ]
+    return Columns(columns=columns, says_less=says_less)
 
 
 def score_lines(metrics: dict[str, float]) -> list[str]:
@@ -157,31 +150,47 @@ class View:
         piped = not sys.stdout.isatty()
         self.console = console or SafeConsole(soft_wrap=piped, width=200 if piped else None)
         self.errors = errors or SafeConsole(stderr=True, soft_wrap=True)
-        self.live: Live | None = None
         self.shown = self.noted = 0
         self.state = "running"
+        self._area: LiveArea | None = None
+        self._showing = contextlib.ExitStack()
+        self._lock = threading.RLock()
         self._blind = False
 
     def _shown(self, show: Callable[[], None]) -> None:
-        """Show something; where nobody reads any more (a closed pipe, a full disk), work goes on unseen."""
-        if not self._blind:
-            try:
-                show()
-            except (OSError, SystemExit):  # rich leaves with SystemExit when its pipe is closed
-                self._blind = True
+        """Show something; where nobody reads any more (a closed pipe or terminal, a full disk), work goes on unseen."""
+        with self._lock:
+            if not self._blind:
+                try:
+                    show()
+                except (OSError, SystemExit):  # rich leaves with SystemExit when its pipe is closed
+                    self._blind = True
 
     def say(self, line: str) -> None:
         """One line for the record."""
         self._shown(lambda: self.console.print(line, markup=False))
 
-    def warn(self, line: str) -> None:
-        """One line that asks for attention, on the error stream."""
-        self.errors.print(f"warning: {line}", markup=False)
+    def command(self, title: str, line: str) -> None:
+        """One line with a command to copy, which is not broken where the terminal ends."""
+        self._shown(lambda: self.console.print(f"{title:13} {line}", markup=False, soft_wrap=True))
 
-    def progress(self, title: str) -> Callable[[int, int], None]:
-        """A callback (done, total) behind a progress bar; in a pipe, a line when it starts and nothing else."""
-        bar = _Bar(self.console, title)
-        return bar.update
+    def warn(self, line: str) -> None:
+        """One line that asks for attention, on the error stream; on a terminal, above what is live there."""
+        same = self._area is not None and self.errors.is_terminal
+        to = self.console if same else self.errors
+        self._shown(lambda: to.print(f"warning: {line}", markup=False))
+
+    @contextlib.contextmanager
+    def progress(
+        self, title: str, unit: str = "pictures", *, announce: bool = True
+    ) -> Iterator[Callable[[int, int], None]]:
+        """A callback (done, total) behind a progress bar; in a pipe, a line now and then, and one when it starts."""
+        with WorkProgress(unit, self.console, announce=announce) as work:
+            yield lambda done, total: self._shown(lambda: work.update(title, done, total))
+
+    def waiting(self, what: str) -> contextlib.AbstractContextManager[None]:
+        """Says in the block that something is waited for, if that takes longer than a moment."""
+        return waiting(what, self.console)
 
     def start(self, status: dict[str, Any], *, attached: bool = False) -> None:
         """Begin to show a search; generations that are behind already are not told again."""
@@ -191,18 +200,24 @@ class View:
             self.say(f"{status['name']} ({status['run']}), {status['state']}, {where}")
         elif self.shown and status["candidates"]:
             self.say(f"resuming at {where}")
-        if self.console.is_terminal and not self.console.is_dumb_terminal:
-            self.live = Live(live_view(status), console=self.console, refresh_per_second=4, transient=True)
-            self.live.start()
+        if is_live(self.console):
+            self._area = LiveArea(self.console)
+            self._showing.enter_context(self._area.shown())
+            self._draw(status)
+
+    def _draw(self, status: dict[str, Any]) -> None:
+        from lfs.search_screen import SearchScreen
+
+        if area := self._area:
+            self._shown(lambda: area.show(SearchScreen(status=status)))
 
     def update(self, status: dict[str, Any]) -> None:
         """Show the latest status; in a pipe, only generations that have closed, and states that have changed, since."""
         for note in status["notes"][self.noted :]:
             self.warn(note)
             self.noted += 1
-        if self.live:
-            live = self.live
-            self._shown(lambda: live.update(live_view(status)))
+        if self._area:
+            self._draw(status)
             return
         for summary in status["summaries"][self.shown :]:
             self.say(generation_line(summary, status))
@@ -213,9 +228,18 @@ class View:
 
     def stop(self) -> None:
         """Take the live view away; the final table follows."""
-        if self.live:
-            self.live.stop()
-            self.live = None
+        with self._lock, contextlib.suppress(OSError, SystemExit):  # its terminal may be gone
+            self._area = None
+            self._showing.close()
+
+    def stopping(self, after: str, resume: str) -> None:
+        """What a first Ctrl-C comes to, and the command that goes on later."""
+        self.say(f"stopping after {after} (Ctrl-C again: now; committed ones stay)")
+        self.command("to go on", resume)
+
+    def stopping_now(self) -> None:
+        """What a second Ctrl-C comes to."""
+        self.say("stopping now; Ctrl-C again does not wait for Ray")
 
     def finish(self, run: str, status: dict[str, Any]) -> None:
         """The result: generations, test scores, and where to look further."""
@@ -226,78 +250,10 @@ class View:
             self.say(line)
         self.say(f"{status['num_images']:,} training images in all")
         self.say("")
-        self.say(f"generations   python -m lfs.results {run}")
-        self.say(f"candidates    python -m lfs.results {run} --candidates")
-        self.say(f"TensorBoard   tensorboard --logdir {run}")
-
-
-class _Bar:
-    """A progress bar that appears with the first call and goes with the last."""
-
-    def __init__(self, console: Console, title: str) -> None:
-        self.console, self.title = console, title
-        self.bar: Progress | None = None
-        self.task: Any = None
-
-    def update(self, done: int, total: int) -> None:
-        """`done` of `total` are behind."""
-        if self.bar is None:
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TextColumn("{task.completed}/{task.total}"),
-                TimeRemainingColumn(),
-            )
-            self.bar = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
-            if not self.console.is_terminal:
-                self.console.print(f"{self.title} ...", markup=False)
-            self.bar.start()
-            self.task = self.bar.add_task(self.title, total=total)
-        self.bar.update(self.task, completed=done)
-        if done >= total:
-            self.bar.stop()
-
-
-def live_view(status: dict[str, Any]) -> RenderableType:
-    """The state of a search as one screen."""
-    what = "margin" if all(name.startswith("margin") for name in status["parameter_names"]) else "loss"
-    policy = "" if status["mode"] == "fixed" else f"policy {what} {policy_text(status)}"
-    best = f"best reward {reward_text(status['best'])}"
-    left = duration_text(status["eta_s"])
-    trainers = "" if status["mode"] == "fixed" else f"{status['trainers']} trainers   "
-    rate = f"{status['images_per_s']:,.0f} images/s   {trainers}{left} left"
-    rate += f"   {status['rejected']} draws rejected" if status["rejected"] else ""
-    number = min(status["generation"] + 1, status["generations"])
-    warm = " (warm-up)" if status["mode"] != "fixed" and status["generation"] < status["warmup_generations"] else ""
-    state = "" if status["state"] in ("running", "testing") else f"   {status['state']}"
-    head = Text(f"generation {number}/{status['generations']}{warm}{state}   {best}   {policy}", style="bold")
-    parts: list[RenderableType] = [head, Text(rate, style="dim")]
-    parts.append(Text("testing the final model ...") if status["testing"] else candidate_table(status["candidates"]))
-    if status["summaries"]:
-        parts += [Text(""), summary_table(status["summaries"][-8:])]
-    return Group(*parts)
-
-
-def candidate_table(candidates: Sequence[dict[str, Any]]) -> Table:
-    """The running generation's candidates."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    what = "margin" if all(c["margins"] for c in candidates) else "loss"
-    for title in ("candidate", "state", "reward", what):
-        table.add_column(title, no_wrap=True, justify="right" if title == "candidate" else "left")
-    for c in candidates[:MAX_ROWS]:
-        state = c["state"]
-        if state == "running" and c["total"]:
-            state = f"running {100 * c['done'] // c['total']:3d} %"
-        style = {"done": "green", "diverged": "red", "dropped": "red", "queued": "dim"}.get(c["state"], "")
-        table.add_row(
-            str(c["index"]),
-            Text(f"{state:13}", style=style),
-            reward_text(c["reward"], c["reward_se"]),
-            parameters_text(c["parameters"]),
-        )
-    if len(candidates) > MAX_ROWS:
-        table.add_row("...", f"and {len(candidates) - MAX_ROWS} more", "", "")
-    return table
+        self.command("report", f"python -m lfs.report {run}")
+        self.command("generations", f"python -m lfs.results {run}")
+        self.command("candidates", f"python -m lfs.results {run} --candidates")
+        self.command("TensorBoard", f"tensorboard --logdir {run}")
 
 
 def default_name(recipe: str) -> str:

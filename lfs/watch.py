@@ -1,5 +1,6 @@
 """The driver's thread that looks at the controller once a second: what it shows, whether it is over, what it wants."""
 
+import contextlib
 import logging
 import threading
 import time
@@ -50,7 +51,7 @@ class Watch:
         self._came = False
         self.trouble = ""
         self.stop_asked = threading.Event()
-        self._stop_said = self._blind = False
+        self._blind = False
         self._drained: set[str] = set()
         self._quit = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
@@ -81,6 +82,11 @@ class Watch:
         """End the search as it stands."""
         self.trouble = trouble
         self.over.set()
+
+    def warn(self, line: str) -> None:
+        """Say what asks for attention, from any thread; where nobody reads any more, nobody is told."""
+        with contextlib.suppress(OSError, SystemExit):
+            self.view.warn(line)
 
     def _run(self) -> None:
         while not self._quit.is_set():
@@ -143,10 +149,8 @@ class Watch:
     def _ask_to_stop(self) -> None:
         import ray
 
+        # Asked again at every look: a restarted controller has forgotten it.
         ray.get(self.controller.stop.remote(), timeout=30)
-        if not self._stop_said:  # asked again at every look: a restarted controller has forgotten it
-            self._stop_said = True
-            self.view.say("stopping after this generation; Ctrl-C again stops now (committed generations stay)")
 
     def _end_if_nobody_comes(self) -> None:
         self._came |= self.status["came"]

@@ -12,6 +12,10 @@ from pathlib import Path
 import pytest
 
 from lfs.options import RECIPES, Parser
+from lfs.run_store import RunStore
+from trainers.data.builtin import FaceSetSpec, ensure_builtin_faces
+from trainers.data.datum import decode_datum
+from trainers.data.lmdb_source import LmdbSource
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -68,7 +72,7 @@ def test_commands_parse(command: str) -> None:
 def test_recipes_and_linked_files_exist() -> None:
     for path in re.findall(r"\]\((?!http)([^)#]+)\)", README) + re.findall(r"`(configs/\S+?\.yaml)`", README):
         assert (ROOT / path).exists(), path
-    for name in re.findall(r"--config (\w+)", README):
+    for name in re.findall(r"--config (\w+)\b(?!\.yaml)", README):
         assert (RECIPES / f"{name}.yaml").exists(), name
 
 
@@ -83,3 +87,23 @@ def test_the_shown_output_is_of_the_built_in_recipe() -> None:
     )
     assert all(re.fullmatch(form, line) for line in shown), shown
     assert f"generations: {total}\n" in (RECIPES / "builtin.yaml").read_text()
+
+
+@pytest.mark.ray
+def test_from_a_folder_of_pictures_to_a_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = FaceSetSpec(num_train_people=320, num_train_pictures=20, num_pair_people=20, num_pair_pictures=4, num_same=2)
+    faces = ensure_builtin_faces(tmp_path / "cache", spec=spec).folder
+    source = LmdbSource(faces / "train.lmdb")
+    for key in source.keys():  # noqa: SIM118 - it is no mapping
+        path = tmp_path / "photos" / key.removeprefix("train/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(decode_datum(source.get(key)).data)
+    monkeypatch.chdir(tmp_path)
+    [script] = [block for block in blocks("bash") if "ls photos" in block]
+    [recipe] = [block for block in blocks("yaml") if "mine.yaml" in block]
+    Path("mine.yaml").write_text(recipe)
+    short = "--name mine --generations 1 --trainer.generation-length 2 --trainer.generation-unit steps"
+    assert script.endswith("--num-workers 2\n")
+    script = f"{script.rstrip()} {short}".replace("python -m", f"{sys.executable} -m")
+    subprocess.run(["bash", "-euc", script], check=True, timeout=280, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert RunStore("runs/mine").load_result() is not None

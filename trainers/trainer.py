@@ -95,6 +95,13 @@ class CandidateTrainer:
         """Steps of one generation."""
         return generation_steps(self.config, self._steps_per_epoch)
 
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """Keys of `CandidateResult.metrics` of every candidate that does not diverge."""
+        sets = self._validations["reward"]
+        parts = [name for metric in sets.metrics([self.reward.metric]) for name in (str(metric), f"{metric}_se")]
+        return tuple(dict.fromkeys(["train_loss", *parts, *sets.report_names(sets.recorded_metrics)]))
+
     def initial_weights(self) -> Weights:
         """The untrained model that every search with this seed starts from."""
         return self._model.initial_weights()

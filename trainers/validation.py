@@ -131,6 +131,19 @@ class Validation:
         each = {f"{name}/{key}": value for name, report in reports.items() for key, value in report.items()}
         return _mean_report(list(reports.values())) | each
 
+    def report_names(self, metrics: Sequence[Metric]) -> list[str]:
+        """Keys of `report`, whatever the embeddings."""
+        reports: dict[str, list[str]] = {}
+        for one in self.sets:
+            given = [m for m in metrics if m.all_pairs or one.listed]
+            names = [name for metric in given for name in (str(metric), f"{metric}_se")]
+            threshold = any(m.kind == "accuracy" and not m.all_pairs for m in given)
+            reports[one.name] = [*names, *["threshold"] * threshold]
+        if len(reports) == 1:
+            return next(iter(reports.values()))
+        means = [name for name in next(iter(reports.values())) if name != "threshold"]
+        return means + [f"{one}/{name}" for one, names in reports.items() for name in names]
+
     def _scores(self, one: VerificationSet, vectors: Embeddings, metrics: Sequence[Metric]) -> list[Score]:
         """Metrics of one set, in their order."""
         everywhere = [m for m in metrics if m.all_pairs]

@@ -25,6 +25,9 @@ from lfs.commands import FAILED, OK, run_command
 from lfs.generation import Search
 from lfs.messages import GenerationRecord
 from lfs.presence import where
+from lfs.report_page import page
+from lfs.report_run import RunReader
+from lfs.report_sections import sections
 from lfs.run_store import RunStore
 from search_space.errors import UserError
 from tests.fuzz import shapes
@@ -203,4 +206,9 @@ def _where(argv: Sequence[str]) -> int:
     return OK
 
 
-COMMANDS = (_results, _candidates, _list_of_runs, _csv, _resume, _replay, _where)
+def _report(argv: Sequence[str]) -> int:
+    assert page("run", sections(RunReader(argv[0]).read(), "not looked at"), made="now")
+    return OK
+
+
+COMMANDS = (_results, _candidates, _list_of_runs, _csv, _resume, _replay, _where, _report)

@@ -108,10 +108,11 @@ class Command:
             time.sleep(0.02)
 
     def wait_for_line(self, text: str, timeout_s: float = 60) -> None:
-        """Until the command has printed something."""
+        """Until the command has printed something; fails if the command ends without."""
         deadline = time.monotonic() + timeout_s
         while text not in self.out.read_text():
-            assert time.monotonic() < deadline, self.err.read_text()
+            ended = self.process.poll() is not None
+            assert (not ended and time.monotonic() < deadline) or text in self.out.read_text(), self.err.read_text()
             time.sleep(0.2)
 
     def clean(self) -> None:

@@ -3,18 +3,15 @@
 import pickle
 import threading
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ray.air.execution._internal import RayActorManager
 from ray.tune.experiment import Trial
-from ray.tune.logger import CSVLoggerCallback, JsonLoggerCallback, TBXLoggerCallback
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from lfs import crew
-from lfs.crew import CandidatesCSV, CandidatesJson, CandidatesTensorBoard, Crew, Shifts, WhenOver, trial_folder
+from lfs.crew import Crew, Shifts, WhenOver, trial_folder
 from lfs.watch import Watch
 
 
@@ -117,26 +114,3 @@ def test_results_that_tune_has_dealt_with_are_not_kept_for_as_long_as_a_trainer_
         made._actor_manager._actor_task_events.track_future(f"{trial} 3")
     Shifts("controller/x").on_trial_result(made, made.trials[0], {"candidate": 1})
     assert dict(made._actor_manager._tracked_actors_to_task_futures) == {"a": {"a 3"}, "b": {"b 3"}}
-
-
-@pytest.mark.parametrize(
-    ("of_tune", "ours"),
-    [
-        (CSVLoggerCallback, CandidatesCSV),
-        (JsonLoggerCallback, CandidatesJson),
-        (TBXLoggerCallback, CandidatesTensorBoard),
-    ],
-)
-def test_the_files_of_a_trainer_have_candidates_alone_and_not_without_end(
-    of_tune: type, ours: type, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows: list[tuple[str, dict[str, Any]]] = []
-    monkeypatch.setattr(crew, "MAX_RESULTS", 2)
-    monkeypatch.setattr(
-        of_tune, "log_trial_result", lambda self, iteration, trial, result: rows.append((trial.trial_id, result))
-    )
-    logger, trials = ours(), [SimpleNamespace(trial_id=name) for name in "ab"]
-    for trial in trials:
-        for result in ({"leaves": True, "done": False}, *({"candidate": n} for n in range(3)), {"done": True}):
-            logger.log_trial_result(1, trial, result)
-    assert rows == [(trial.trial_id, {"candidate": n}) for trial in trials for n in range(2)]

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from lfs import INTERRUPTED
 from lfs.detach import ctrl_c_waits, has_begun, log_file, relay
 from lfs.run_store import RunStore
 from lfs.view import View
@@ -72,7 +73,7 @@ def test_ctrl_c_while_it_starts_ends_it(tmp_path: Path, recipe_file: Callable[..
     [driver] = _wait_for_children(command.pid)
     os.kill(command.pid, signal.SIGINT)
     _, said = command.communicate(timeout=60)
-    assert command.returncode == 1
+    assert command.returncode == INTERRUPTED
     assert b"interrupted" in said
     assert not Path(f"/proc/{driver}").exists()
 

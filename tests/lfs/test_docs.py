@@ -18,18 +18,16 @@ from safetensors import safe_open
 from lfs import evaluate, search, train
 from lfs.commands import OK, run_command
 from lfs.config import SearchConfig
-from lfs.messages import Report
 from lfs.model_file import Description
 from lfs.options import build
 from lfs.plugins import built, paths
 from lfs.run_store import RunStore
 from lfs.serial import SerialRun
-from lfs.trainable import _row
+from lfs.tune_row import Rows
 from search_space.config import ADVANTAGE_KINDS
-from search_space.spaces import _SPACES, LossParameters
+from search_space.spaces import _SPACES, get_space
 from tests.lfs.plugin_files import forgotten, install
 from tests.lfs.test_serial import quiet
-from trainers.candidate import Candidate
 from trainers.data.importers.engine import ImportReport
 from trainers.metrics import Metric
 
@@ -165,14 +163,11 @@ def assert_metrics(names: set[str]) -> None:
         assert str(Metric.parse(name.removesuffix("_se"))) == name.removesuffix("_se")
 
 
-def test_tunes_columns_are_those_of_the_document() -> None:
-    report = Report(
-        generation=0, index=1, reward=0.5, reward_se=0.1, replicates=np.zeros(2), diverged=False, reason="",
-        metrics={"train_loss": 1.0, "auc": 0.5, "auc_se": 0.1}, num_images=8, train_s=1.0, validate_s=1.0, trainer="t",
-    )  # fmt: skip
-    loss = LossParameters(scale=32.0, shift=(1.0, 2.0))
-    row = _row(report, Candidate(generation=0, index=1, loss=loss), 3.0)
-    assert set(row) - set(loss.parameters()) - set(report.metrics) == documented("tune")
+def test_tunes_columns_are_those_of_the_document(run: RunStore) -> None:
+    rows = Rows(run.load_config(), "trainer-000", [])
+    [name] = get_space(run.load_config().space).parameter_names
+    policy = {f"policy_{what}/{name}": f"policy_{what}/PARAMETER" for what in ("mean", "std")}
+    assert {policy.get(column, column) for column in rows.columns} - {name} == documented("tune")
 
 
 def test_models_embeddings_and_imports_are_as_documented(run: RunStore, tmp_path: Path) -> None:

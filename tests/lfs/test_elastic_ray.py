@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from lfs import INTERRUPTED
 from lfs.run_store import RunStore
 from lfs.serial import SerialRun
 from tests.lfs.conftest import Command, free_address, start_ray
@@ -103,7 +104,7 @@ def test_a_generation_closes_without_a_trainer_that_stands_still_and_takes_it_ba
         os.kill(stands, signal.SIGCONT)
     wait_for("it takes part again", lambda: len(trainers(store)) == 2, search)
     os.kill(search.process.pid, signal.SIGINT)
-    assert search.wait() == 0, search.err.read_text()
+    assert search.wait() == INTERRUPTED, search.err.read_text()
 
     rows = pd.concat([store.load_candidates(g) for g in store.committed()])
     [dropped] = rows[rows["dropped"]].to_dict("records")

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from filelock import FileLock
 
-from lfs import embed_workers, evaluate
+from lfs import INTERRUPTED, embed_workers, evaluate
 from lfs.commands import FAILED, OK, run_command
 from lfs.embedding_file import open_embeddings
 from lfs.embedding_shards import ShardStore
@@ -99,7 +99,7 @@ def test_an_interrupted_work_goes_on_to_the_same_bytes(
     assert embed(f"whole.{kind}") == OK
     with monkeypatch.context() as patch:
         assert stop_after(2, patch) == []
-        assert embed(f"parts.{kind}") == FAILED
+        assert embed(f"parts.{kind}") == INTERRUPTED
     assert not Path(f"parts.{kind}").exists()
     shards = Path(f"parts.{kind}.shards")
     assert sorted(p.name for p in shards.glob("*.safetensors")) == ["000000.safetensors", "000001.safetensors"]
@@ -184,7 +184,7 @@ def test_other_settings_never_mix(
 ) -> None:
     with monkeypatch.context() as patch:
         stop_after(2, patch)
-        assert embed("x.npy") == FAILED
+        assert embed("x.npy") == INTERRUPTED
     line = refused(capsys, "x.npy", "--no-flip")
     assert "x.npy.shards holds shards of other settings (made_by.flip)" in line
     assert "rows" in refused(capsys, "x.npy", "--shard-rows", "8")
@@ -260,7 +260,7 @@ def test_what_was_there_stays_until_the_new_is_complete(
 
     with monkeypatch.context() as patch:
         patch.setattr(ShardStore, "_parts", dying)
-        assert embed(f"x.{kind}", "--no-flip", "--overwrite") == FAILED
+        assert embed(f"x.{kind}", "--no-flip", "--overwrite") == INTERRUPTED
     assert contents() == before
     assert embed(f"x.{kind}", "--no-flip", "--overwrite") == OK
     assert open_embeddings(f"x.{kind}").made_by["flip"] is False
@@ -286,7 +286,7 @@ def test_a_kill_while_files_are_brought_to_their_places(
     with monkeypatch.context() as patch:
         patch.setattr("os.replace", replace)
         patch.setattr(shutil, "rmtree", lambda *_, **__: None)  # the last thing of all
-        assert embed("x.npy") == (FAILED if moves < 3 else OK)
+        assert embed("x.npy") == (INTERRUPTED if moves < 3 else OK)
     assert Path("x.npy").exists() == (moves == 3)
     done = stop_after(0, monkeypatch)
     assert embed("x.npy") == OK
@@ -302,7 +302,7 @@ def test_nothing_of_a_killed_process_stays(folder: Path, monkeypatch: pytest.Mon
     with monkeypatch.context() as patch:
         patch.setattr("os.fsync", killed)
         patch.setattr(Path, "unlink", lambda *_, **__: None)  # who is killed cleans nothing up
-        assert embed("x.npy") == FAILED
+        assert embed("x.npy") == INTERRUPTED
     assert list(Path().rglob(".x.npy.*.partial"))
     assert embed("x.npy") == OK
     assert not list(Path().rglob("*.partial"))
@@ -318,7 +318,7 @@ def test_going_on_heeds_what_is_asked_for(
 
     with monkeypatch.context() as patch:
         patch.setattr(ShardStore, "put_together", dying)
-        assert embed("x.npy", "--lmdb", "spoiled.lmdb", "--skip-bad") == FAILED
+        assert embed("x.npy", "--lmdb", "spoiled.lmdb", "--skip-bad") == INTERRUPTED
     assert "key '0/2': expected a JPEG" in refused(capsys, "x.npy", "--lmdb", "spoiled.lmdb")
     file = Path("x.npy.shards/settings.json")
     cpu = file.read_text()

@@ -1,5 +1,6 @@
 """Figures: what is drawn is what was measured."""
 
+import logging
 import math
 from statistics import fmean, stdev
 from typing import Any
@@ -225,3 +226,7 @@ def test_a_loss_that_is_of_no_margin_has_a_gap() -> None:
     assert np.isfinite(margins).any()
     assert all(math.isfinite(edge) for edge in figure.axes[0].get_ylim())
     assert figure_bytes(figure, "a.png")
+
+
+def test_fonts_that_are_not_there_are_no_news() -> None:
+    assert not logging.getLogger("matplotlib.font_manager").isEnabledFor(logging.WARNING)

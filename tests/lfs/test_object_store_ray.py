@@ -1,51 +1,26 @@
 """A search whose run is in an object store: pyarrow's S3 client against a real HTTP server (moto's), which falters."""
 
-import shutil
 import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pyarrow.fs
 import pytest
 
 from lfs.run_store import RunStore
 from tests.lfs.conftest import Command
+from tests.lfs.object_store import KEYS, Server, make_bucket, needs_server, place, s3_server
 from tests.lfs.test_search_ray import Start, digest
 
-SERVER = shutil.which("moto_server", path=str(Path(sys.executable).parent))  # of these tests' own environment
-pytestmark = [
-    pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600),
-    pytest.mark.skipif(SERVER is None, reason="needs the extra object-store-tests"),
-]  # fmt: skip
-KEYS = {"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "any", "AWS_EC2_METADATA_DISABLED": "true"}
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600), needs_server]
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["subprocess.Popen[bytes]"]:
-    """An S3 server on loopback; its address is in `args[-1]`."""
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     for name, value in KEYS.items():
         monkeypatch.setenv(name, value)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [str(SERVER), "-H", "127.0.0.1", "-p", str(port)]
-    with (tmp_path / "server.txt").open("wb") as out, subprocess.Popen(command, stdout=out, stderr=out) as process:
-        while "Running on" not in (tmp_path / "server.txt").read_text():
-            assert process.poll() is None
-            time.sleep(0.1)
+    with s3_server(tmp_path / "server.txt") as process:
         yield process
-        process.send_signal(signal.SIGCONT)
-        process.kill()
-
-
-def place(server: "subprocess.Popen[bytes]", *parts: str) -> str:
-    """A place in a bucket."""
-    options = f"region=us-east-1&scheme=http&endpoint_override=127.0.0.1:{server.args[-1]}"  # type: ignore[index]
-    return "/".join(("s3://bucket", *parts)) + f"?{options}"
 
 
 def wait_for_commit(store: RunStore, generation: int, search: Command) -> None:
@@ -57,10 +32,9 @@ def wait_for_commit(store: RunStore, generation: int, search: Command) -> None:
 
 
 def test_a_server_that_pauses_costs_nothing_a_second_driver_is_refused_and_a_server_that_is_gone_ends_it(
-    server: "subprocess.Popen[bytes]", undisturbed: Path, run_command: Start, recipe_file: Callable[..., str]
+    server: Server, undisturbed: Path, run_command: Start, recipe_file: Callable[..., str]
 ) -> None:
-    filesystem, _ = pyarrow.fs.FileSystem.from_uri(place(server) + "&allow_bucket_creation=true")
-    filesystem.create_dir("bucket")
+    make_bucket(server)
     arguments = ("--config", recipe_file(), "--num-workers", "2", "--storage", place(server, "runs"), "--name")
     store = RunStore(place(server, "runs", "one"))
     one = run_command("lfs.search", *arguments, "one")

@@ -263,6 +263,9 @@ def test_entry_points_are_names_and_are_spelled_out(write: Write, recipe_file: C
     assert (config.space.name, config.reward.metric) == ("pack:Space", "pack:gap+auc")
     assert config.reward.record == ("tar@far=1e-2", "pack:gap")
     assert plugins.paths(config) == ["pack:Space", "pack:gap"]
+    lineage = ({"loss": "pack:Mine"}, {"loss": "am"}, {"loss": "a:B"})
+    replayed = SearchConfig(mode="fixed", population_size=1, schedule=lineage)
+    assert plugins.packages(replayed) == ["a", "pack"]
     assert list(look.plugins(plugins.packages(config)).items()) == [
         ("plug-in pack", f"1.2 code {look.code(('pack',))}")
     ]

@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from lfs import INTERRUPTED
 from tests.lfs.test_search_ray import Start
 
 pytestmark = pytest.mark.ray
@@ -79,7 +80,7 @@ def test_only_this_machine_with_the_token_reaches_a_running_search(
     assert token not in search.out.read_text() + search.err.read_text() + status.out.read_text()
 
     os.kill(search.process.pid, signal.SIGTERM)
-    assert search.wait(60) == 1
-    assert f"stopped at once; continue with --resume {run}" in search.err.read_text()
+    assert search.wait(60) == INTERRUPTED
+    assert f"stopped at once; continue with python -m lfs.search --resume {run}" in search.err.read_text()
     assert "Traceback" not in search.err.read_text()
     assert not search.family()

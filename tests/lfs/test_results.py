@@ -2,11 +2,14 @@
 
 import json
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow.fs
 import pytest
@@ -17,6 +20,7 @@ from lfs.generation import Search
 from lfs.generations import CANDIDATES
 from lfs.messages import GenerationRecord
 from lfs.presence import RUNNING, Presence, is_held
+from lfs.results_output import loss_text
 from lfs.results_tables import runs_table
 from lfs.run_facts import read_run
 from lfs.run_store import RunStore
@@ -247,6 +251,16 @@ def test_no_weights_are_fetched_from_other_storage(
         assert sum(size for _, size in watched.fetched) < 200_000
 
 
+def test_torch_ray_and_opencv_are_left_alone(root: Path) -> None:
+    whole, part = str(root / "whole"), str(root / "part")
+    actions = [[whole, "--candidates"], [whole], ["--storage", str(root)], ["diff", whole, part]]
+    actions += [["best", whole], ["schedule", whole], [whole, "--candidates", "--columns", "loss"]]
+    code = "import sys; from lfs import results; assert not any(map(results.main, eval(sys.argv[1]))); "
+    code += "print(*{'torch', 'ray', 'cv2'} & set(sys.modules), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code, repr(actions)], capture_output=True, text=True, check=True)
+    assert done.stderr.split() == []
+
+
 def test_the_old_forms_write_what_they_show(root: Path, tmp_path: Path, results_command: Results) -> None:
     csv, parquet = tmp_path / "c.csv", tmp_path / "c.parquet"
     code, out, _ = results_command(root / "whole", "--candidates", "--csv", csv, "--parquet", parquet)
@@ -259,6 +273,28 @@ def test_the_old_forms_write_what_they_show(root: Path, tmp_path: Path, results_
     assert [row["generation"] for row in rows(results_command, root / "whole")] == [0, 1, 2, 3, 4]
     assert results_command(root / "whole", "--csv", csv, "--parquet", parquet)[0] == OK
     assert len(pd.read_parquet(parquet)) == 5
+
+
+def test_generations_count_from_1_on_the_screen_and_from_0_in_files(root: Path, results_command: Results) -> None:
+    out = results_command(root / "part", "--candidates", "--columns", "generation")[1]
+    assert out.split() == ["generation", "1", *"2222", *"3333"]
+    numbers = [row["generation"] for row in rows(results_command, root / "part", "--candidates")]
+    assert numbers == [0, *4 * [1], *4 * [2]]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ('{"loss": "mine:Loss", "scale": 16.0, "size": 0.3}', "scale 16, size 0.3"),
+        ('{"loss": "steps", "slopes": [1.5, 2.0]}', "slopes_0 1.5, slopes_1 2"),
+        ('{"loss": "softmax"}', '{"loss": "softmax"}'),
+        ('{"loss": "x", "y": {"z": 1}, "size": 1e999}', "size inf"),
+        ("{", "{"),
+    ],
+)
+def test_a_loss_without_margins_is_shown_by_its_numbers_without_its_code(text: str, shown: str) -> None:
+    assert loss_text(text) == shown
+    assert loss_text(text, np.array([0.25])) == "0.250"
 
 
 def test_a_device_stays_a_device_and_two_tables_do_not_share_the_output(root: Path, results_command: Results) -> None:

@@ -300,6 +300,7 @@ def test_a_run_is_never_overwritten(store: RunStore) -> None:
     [
         (None, "is no run: it has no config.yaml"),
         ("[", "config.yaml: not a run's configuration"),
+        ("", "config.yaml: not a run's configuration: expected `format` and `config`"),
         (
             "format: 99\nconfig: {}\n",
             "config.yaml: format 99; this version reads format 2: it was written by a newer version",

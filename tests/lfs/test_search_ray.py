@@ -14,17 +14,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from lfs import INTERRUPTED
 from lfs.generation import Search
 from lfs.messages import as_report
 from lfs.run_store import RunStore
 from tests.lfs.conftest import Command, free_address, start_ray
+from tests.lfs.tensorboard_reader import hparam_rows, scalars
 from tests.lfs.test_bad_input import mounted
 from trainers.candidate import Candidate
 from trainers.trainer import CandidateTrainer
 
 pytestmark = pytest.mark.ray
 Start = Callable[..., Command]
-BY_THE_WAY = ("trainer", "train_s", "validate_s")
+BY_THE_WAY = ("trainer", "train_s", "validate_s", "leased_at", "reported_at")
 """Columns of a candidate that say who worked and how long, not what came out."""
 
 
@@ -36,7 +38,7 @@ def digest(run: Path | RunStore) -> list[Any]:
         state, summary = store.load_state(generation)
         rows = store.load_candidates(generation).drop(columns=list(BY_THE_WAY)).to_json(double_precision=15)
         weights = store.read("generations", f"{generation:06d}", "winner.safetensors")
-        facts = {k: v for k, v in summary.items() if k not in ("wall_s", "images_per_s")}
+        facts = {k: v for k, v in summary.items() if k not in ("wall_s", "images_per_s", "lost")}
         made.append((json.dumps(state.to_dict()), json.dumps(facts), rows, weights))
     return made
 
@@ -88,7 +90,7 @@ def test_ctrl_c_stops_after_the_generation_and_says_how_to_go_on(
     command = run_command("lfs.search", *arguments)
     command.wait_for(run / "generations" / "000000" / "COMMIT")
     os.killpg(command.process.pid, signal.SIGINT)  # as a terminal does: the whole foreground group
-    assert command.wait() == 0, command.err.read_text()
+    assert command.wait() == INTERRUPTED, command.err.read_text()
     assert "stopping after this generation" in command.out.read_text()
     assert f"continue with python -m lfs.search --resume {run}" in command.out.read_text()
     done = digest(run)
@@ -151,12 +153,23 @@ def test_a_search_that_cannot_start_is_one_line_and_no_run(
 
 
 def test_the_snippet_of_the_readme_opens_the_run_with_tune(undisturbed: Path) -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    [snippet] = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
+    [snippet] = [code for code in readme_snippets() if "Tuner.restore" in code]
     code = snippet.replace("/absolute/path/to/runs/NAME", str(undisturbed))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    asked = "print(grid.get_best_result('reward', 'max', scope='all').metrics['trainer'], len(grid))"
+    done = subprocess.run([sys.executable, "-c", code + asked], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) == 1 + 13
+    head, *rows, best = done.stdout.splitlines()
+    columns = "generation candidate trainer reward margin policy_mean/margin images_per_s"
+    assert head.split() == columns.split(" ")
+    numbers = [tuple(map(int, row.split()[:2])) for row in rows]
+    assert numbers == [(0, 0), *((generation, index) for generation in (1, 2, 3) for index in range(4))]
+    assert best == "trainer-000 1"
+
+
+def readme_snippets() -> list[str]:
+    """Python that the README shows."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    return re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
 
 
 def test_the_first_command_of_the_readme_on_the_built_in_faces(run_command: Start) -> None:
@@ -170,17 +183,29 @@ def test_the_first_command_of_the_readme_on_the_built_in_faces(run_command: Star
 
 
 def test_tune_s_own_results_and_tensorboard_read_the_run(undisturbed: Path) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    table = pd.read_csv(undisturbed / "tune" / "trainer-000" / "progress.csv")
-    candidates = pd.concat([RunStore(str(undisturbed)).load_candidates(g) for g in range(4)], ignore_index=True)
-    assert table["reward"].tolist() == pytest.approx(candidates["reward"].tolist())
+    store = RunStore(str(undisturbed))
+    candidates = pd.concat([store.load_candidates(g) for g in range(4)], ignore_index=True)
+    trial = undisturbed / "tune" / "trainer-000"
+    assert (trial / "stderr").exists()  # what it printed is kept with the run
+    table = pd.read_csv(trial / "progress.csv")
     assert table["done"].tolist() == [False] * 12 + [True]
-    assert (undisturbed / "tune" / "trainer-000" / "stderr").exists()  # what it printed is kept with the run
-    events = EventAccumulator(str(undisturbed / "tune" / "trainer-000"))
-    events.Reload()
-    assert len(events.Scalars("ray/tune/reward")) == 13
-    assert {"ray/tune/margin_mean", "ray/tune/images_per_s", "ray/tune/generation"} <= set(events.Tags()["scalars"])
+    same = set(candidates) & set(table) - set(BY_THE_WAY)
+    assert {"generation", "candidate", "reward", "reward_se", "num_images", "auc", "auc_se", "train_loss"} < same
+    for name in same - {"reason"}:
+        assert table[name].tolist() == pytest.approx(candidates[name].tolist()), name
+    assert table["timesteps_total"].tolist() == list(range(1, 14))
+    assert table["margin"].tolist() == pytest.approx([margins[0] for margins in candidates["margins"]])
+    drawn_from = [Search(store.load_config()), *(Search(store.load_config(), store.load_state(g)[0]) for g in range(3))]
+    policies = [search.policy_of(search.state.policy) for search in drawn_from]
+    for what in ("policy_mean", "policy_std"):
+        expected = [policies[generation][what][0] for generation in candidates["generation"]]
+        assert table[f"{what}/margin"].tolist() == pytest.approx(expected)
+    found, [row] = scalars(trial), hparam_rows(undisturbed / "tune").values()
+    for name in ("reward", "margin", "policy_mean/margin", "policy_std/margin", "images_per_s", "auc"):
+        steps, values = zip(*found[f"ray/tune/{name}"], strict=True)
+        assert (list(steps), list(values)) == (list(range(1, 14)), pytest.approx(table[name].tolist())), name
+    assert row["metrics"]["ray/tune/reward"] == pytest.approx(table["reward"].iloc[-1])
+    assert (row["hparams"]["trainer"], row["hparams"]["seed"], row["hparams"]["space.name"]) == (0, 5, "global")
 
 
 def test_results_show_what_the_search_found(undisturbed: Path, run_command: Start, tmp_path: Path) -> None:

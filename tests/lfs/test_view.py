@@ -7,11 +7,11 @@ import pytest
 from rich.console import Console
 
 from lfs.generation import Search
+from lfs.progress import duration_text
+from lfs.search_screen import SearchScreen
 from lfs.view import (
     View,
-    duration_text,
     generation_line,
-    live_view,
     margins_text,
     parameters_text,
     reward_text,
@@ -42,8 +42,8 @@ def status(generation: int = 2) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def rendered(what: Any, width: int = 100) -> list[str]:
-    console = Console(file=io.StringIO(), width=width, highlight=False)
+def rendered(what: Any, width: int = 100, height: int = 40) -> list[str]:
+    console = Console(file=io.StringIO(), width=width, height=height, highlight=False)
     console.print(what)
     return [line.rstrip() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
 
@@ -67,7 +67,7 @@ def test_a_generation_line_says_what_went_wrong(changes: dict[str, Any], shown: 
 
 
 def test_the_live_view_shows_candidates_policy_rate_and_time_left() -> None:
-    lines = rendered(live_view(status()))
+    lines = rendered(SearchScreen(status=status()))
     assert lines[0].startswith("generation 3/5   best reward 0.9500   policy margin 0.")
     assert lines[1] == "2,000 images/s   2 trainers   0:01:15 left"
     assert lines[3].split() == ["0", "done", "0.9000", "±", "0.0100", "0.000"]
@@ -78,13 +78,13 @@ def test_the_live_view_shows_candidates_policy_rate_and_time_left() -> None:
 
 
 def test_the_live_view_fits_80_columns() -> None:
-    assert all(len(line) <= 80 for line in rendered(live_view(status()), width=80))
+    assert all(len(line) <= 80 for line in rendered(SearchScreen(status=status()), width=80))
 
 
 def test_many_candidates_are_cut_short() -> None:
     many = status()
     many["candidates"] = many["candidates"] * 10
-    assert any("and 24 more" in line for line in rendered(live_view(many)))
+    assert any("and 24 more" in line for line in rendered(SearchScreen(status=many)))
 
 
 def test_a_pipe_gets_one_line_per_generation_once() -> None:
@@ -163,7 +163,7 @@ def test_a_training_with_one_loss_shows_no_policy() -> None:
     fixed = [s | {"mode": "fixed", "train_loss": 3.25, "parameter_names": []} for s in shown["summaries"]]
     line = generation_line(fixed[1] | {"best_reward": 0.5, "best_reward_se": 0.25}, shown)
     assert line == "generation 2/5: reward 0.5000 ± 0.2500, training loss 3.250, 1,234 images/s, 0:01:15 left"
-    lines = rendered(live_view(shown | {"mode": "fixed", "summaries": fixed, "parameter_names": []}))
+    lines = rendered(SearchScreen(status=shown | {"mode": "fixed", "summaries": fixed, "parameter_names": []}))
     assert "policy" not in "\n".join(lines)
     assert "trainers" not in lines[1]
 
@@ -187,4 +187,4 @@ def test_a_pause_a_wait_and_a_note_are_told_once_each() -> None:
         *("waiting for room at generation 3 of 5", "testing at generation 3 of 5"),
     ]
     assert errors.getvalue() == "warning: trainer-001 cannot take part: no torch\n"
-    assert "paused" in rendered(live_view(status() | {"state": "paused"}))[0]
+    assert "paused" in rendered(SearchScreen(status=status() | {"state": "paused"}))[0]

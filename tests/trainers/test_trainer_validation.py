@@ -58,6 +58,7 @@ def test_reward_and_test_equal_a_picture_by_picture_evaluation(faces, flip):
 def test_a_reward_of_several_metrics_is_their_mean_and_records_each(faces):
     both = make_trainer(faces, replace(REWARD, metric="auc+tar@far=0.1"))
     result = both.run(candidate())
+    assert set(both.metric_names) == set(result.metrics)
     parts = [make_trainer(faces, replace(REWARD, metric=name)).run(candidate()) for name in ("auc", "tar@far=0.1")]
     assert result.reward == np.mean([part.reward for part in parts])
     np.testing.assert_allclose(result.replicates, np.mean([part.replicates for part in parts], axis=0), atol=1e-15)
@@ -98,7 +99,7 @@ def test_reward_on_all_pairs(faces):
     assert result.reward == expected.value
     np.testing.assert_array_equal(result.replicates, expected.replicates)
     assert result.metrics["all:tar@far=0.01"] == result.reward
-    assert {"accuracy", "auc", "d_prime", "tar@far=0.001"} < set(result.metrics)
+    assert {"accuracy", "auc", "d_prime", "tar@far=0.001"} < set(result.metrics) == set(trainer.metric_names)
     assert digest(trainer.run(candidate())) == digest(result)
 
 

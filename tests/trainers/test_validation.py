@@ -135,6 +135,7 @@ def test_several_sets_are_averaged_and_reported_each(folder: Path) -> None:
     assert {k.removeprefix("easy/"): v for k, v in report.items() if k.startswith("easy/")} == alone[0]
     assert {k.removeprefix("hard/"): v for k, v in report.items() if k.startswith("hard/")} == alone[1]
     assert set(alone[0]) - set(report) == {"threshold"}
+    assert set(both.report_names(metrics)) == set(report)
     assert report["accuracy"] == (alone[0]["accuracy"] + alone[1]["accuracy"]) / 2
     errors = [part["all:tar@far=0.05_se"] for part in alone]
     assert report["all:tar@far=0.05_se"] == pytest.approx(np.hypot(*errors) / 2)
@@ -148,6 +149,7 @@ def test_report_of_one_set(folder: Path) -> None:
     assert list(report) == [
         "tar@far=0.1", "tar@far=0.1_se", "accuracy", "accuracy_se", "threshold", "all:auc", "all:auc_se"
     ]  # fmt: skip
+    assert set(sets.report_names(sets.test_metrics)) == set(report)
     [one] = sets.sets
     assert one.listed is not None
     cosines = cosine_scores(vectors(1)[[int(k) for k in one.keys]], one.listed.left, one.listed.right)

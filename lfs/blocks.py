@@ -1,0 +1,120 @@
+"""Many generations in one file: a long run is opened in a few reads, however few candidates a generation has.
+
+    RUN/generations/000063/   block.parquet  the candidates of the generations 0 to 63
+                              block.json     their summaries
+
+Every 64th generation has them beside its own files, under its own COMMIT. They repeat what the 64 say: whatever they
+lack, or do not say rightly, is read from the generations' own files.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lfs.files import Part
+from lfs.generations import COMMIT, GENERATIONS, Generations, as_parquet, as_table, folder_of
+from lfs.messages import GenerationRecord
+from lfs.stored import summary_of
+from search_space.errors import UserError, first_line
+from trainers.candidate import Weights
+from trainers.untrusted import parse_json
+
+BLOCK = 64
+"""Generations of a block. A generation takes about 1 ms to read from files of its own."""
+MAX_ROWS = 10_000
+"""Candidates of a block: where generations have many, nothing is gained."""
+CANDIDATES, SUMMARIES = "block.parquet", "block.json"
+T = TypeVar("T")
+
+
+class Blocks(Generations):
+    """The generations of one run directory, with blocks of them."""
+
+    # ---- reading
+
+    def load_tables(self, contents: Mapping[int, set[str]]) -> list[pa.Table | UserError]:
+        """The candidates of these generations in order, in one or more tables; why, where there are none.
+
+        Args:
+            contents: as `contents` gives them, or a part.
+        """
+        return self._gathered(contents, CANDIDATES, self._tables, self.load_table)
+
+    def load_summaries(self, contents: Mapping[int, set[str]]) -> list[dict[str, Any] | UserError]:
+        """The summaries of these generations in order, and why one cannot be read."""
+        return self._gathered(contents, SUMMARIES, self._summaries, lambda generation: self.load_state(generation)[1])
+
+    def _gathered(
+        self,
+        contents: Mapping[int, set[str]],
+        name: str,
+        load_block: Callable[[list[int]], list[T]],
+        load: Callable[[int], T],
+    ) -> list[T | UserError]:
+        ends = [number for number, names in contents.items() if name in names and ends_block(number)]
+        blocks = [[number for number in range(end + 1 - BLOCK, end + 1) if number in contents] for end in ends]
+        positions = list(range(len(blocks)))
+        loaded = self.each(positions, lambda position: load_block(blocks[position]))
+        found: dict[int, list[T | UserError]] = {}
+        for numbers, values in zip(blocks, loaded, strict=True):
+            if not isinstance(values, UserError):
+                found |= {number: [] for number in numbers} | {numbers[0]: list(values)}
+        rest = [number for number in contents if number not in found]
+        found |= {number: [value] for number, value in zip(rest, self.each(rest, load), strict=True)}
+        return [value for number in sorted(found) for value in found[number]]
+
+    def _tables(self, numbers: list[int]) -> list[pa.Table]:
+        """The block of these generations, all of them, and no others."""
+        table = self.load_table(numbers[-1], CANDIDATES)
+        try:
+            found = pc.unique(table["generation"]).to_pylist()
+        except (KeyError, pa.ArrowException):
+            found = []
+        if found != numbers:
+            raise UserError("other generations")
+        return [table]
+
+    def _summaries(self, numbers: list[int]) -> list[dict[str, Any]]:
+        try:
+            values = parse_json(self.verified(numbers[-1], SUMMARIES))
+            return [summary_of(value, number) for value, number in zip(values, numbers, strict=True)]
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
+            raise UserError(first_line(error)) from None
+
+    # ---- writing
+
+    def files_of(self, record: GenerationRecord, weights: Weights) -> dict[str, list[Part]]:
+        """See `Generations`; with the block, if one ends here and all of it can be read."""
+        return super().files_of(record, weights) | (self._block(record) if ends_block(record.generation) else {})
+
+    def _block(self, record: GenerationRecord) -> dict[str, list[Part]]:
+        try:
+            before = self._committed_of(range(record.generation + 1 - BLOCK, record.generation))
+            summaries = [*_all_of(self.each(before, self.load_state)), (None, record.summary)]
+            tables = [*_all_of(self.each(before, self.load_table)), as_table(record.rows)]
+            block: dict[str, list[Part]] = {SUMMARIES: [json.dumps([summary for _, summary in summaries]).encode()]}
+            if sum(table.num_rows for table in tables) <= MAX_ROWS:
+                block[CANDIDATES] = [as_parquet(pa.concat_tables(tables, promote_options="permissive"))]
+        except (UserError, OSError, pa.ArrowException):  # what is damaged is said to whoever reads it
+            return {}
+        return block
+
+    def _committed_of(self, numbers: Sequence[int]) -> list[int]:
+        there = _all_of(self.each(numbers, lambda number: self.exists(GENERATIONS, folder_of(number), COMMIT)))
+        return [number for number, committed in zip(numbers, there, strict=True) if committed]
+
+
+def ends_block(generation: int) -> bool:
+    """Whether a block ends with this generation."""
+    return (generation + 1) % BLOCK == 0
+
+
+def _all_of(found: Sequence[T | UserError]) -> list[T]:
+    good = [value for value in found if not isinstance(value, UserError)]
+    for value in found:
+        if isinstance(value, UserError):
+            raise value
+    return good

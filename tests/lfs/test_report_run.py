@@ -1,0 +1,148 @@
+"""What a report reads, and what it says of a run that is broken: the rest stays readable."""
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lfs.report_page import page
+from lfs.report_run import Run, RunReader
+from lfs.report_sections import sections
+from search_space.errors import UserError
+from tests.lfs.report_runs import MadeRun
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return Path(MadeRun(tmp_path / "run", generations=4).done().path)
+
+
+def text_of(run: Run) -> dict[str, str]:
+    """Each section's text; the page is made as well."""
+    made = sections(run, "not looked at")
+    assert page("t", made, made="now")
+    return {section.key: section.text for section in made}
+
+
+def test_all_of_a_run_is_read(run: Path) -> None:
+    read = RunReader(str(run)).read()
+    store = read.store
+    assert not read.missing
+    assert (read.state, [g.number for g in read.generations]) == ("finished", [0, 1, 2, 3])
+    assert read.with_weights == {0, 1, 2, 3}
+    for g in read.generations:
+        stored = store.load_candidates(g.number)
+        for name in ("reward", "paired_se", "train_s", "reported_at"):
+            assert g.candidates[name].tolist() == stored[name].tolist()
+        assert g.candidates["winner"].tolist() == stored["winner"].tolist()
+    assert len(read.candidates) == 1 + 3 * 4
+
+
+def test_each_generation_is_read_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = RunReader(str(run))
+    first, asked = reader.read(), list[int]()
+    load = reader.store.load_state
+    monkeypatch.setattr(reader.store, "load_state", lambda g: (asked.append(g), load(g))[1])
+    assert reader.read().generations == first.generations
+    assert not asked
+
+
+@pytest.mark.parametrize("how", ["gone", "damaged"])
+def test_without_a_table_the_rest_is_there(run: Path, how: str) -> None:
+    table = run / "generations/000002/candidates.parquet"
+    table.unlink() if how == "gone" else table.write_bytes(b"PAR1")
+    read = RunReader(str(run)).read()
+    [line] = read.missing
+    assert "candidates.parquet" in line
+    assert len(read.candidates) == 1 + 2 * 4
+    assert "candidates.parquet" in text_of(read)["summary"]
+
+
+def test_half_written_generations_do_not_count(run: Path) -> None:
+    (run / "generations/000003/COMMIT").unlink()
+    (run / "result.json").unlink()
+    read = RunReader(str(run)).read()
+    assert (read.state, len(read.generations), read.missing) == ("not finished", 3, ())
+    (run / "generations/000002/state.json").write_text("{")
+    read = RunReader(str(run)).read()
+    assert [g.number for g in read.generations] == [0, 1]
+    assert "state.json: damaged" in text_of(read)["summary"]
+
+
+def test_deleted_weights_are_named(run: Path) -> None:
+    for weights in run.glob("generations/*/winner.safetensors"):
+        weights.unlink()
+    text = text_of(RunReader(str(run)).read())["lineage"]
+    assert text.count("deleted") == 4
+    assert "the weights of the last generation are gone" in text
+
+
+def test_a_run_without_a_generation(tmp_path: Path) -> None:
+    read = RunReader(MadeRun(tmp_path / "run").store.uri).read()
+    assert "no generation is committed yet" in text_of(read)["reward"]
+
+
+@pytest.mark.parametrize("part", ["result.json", "events/000001.json"])
+def test_a_damaged_part_is_named(run: Path, part: str) -> None:
+    (run / part).parent.mkdir(exist_ok=True)
+    (run / part).write_text("[")
+    assert part in text_of(RunReader(str(run)).read())["summary"]
+
+
+def test_what_cannot_be_read_at_all_is_one_line(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is no run"):
+        RunReader(str(tmp_path / "none")).read()
+    stored = yaml.safe_load((run / "config.yaml").read_text())
+    (run / "config.yaml").write_text(yaml.safe_dump(stored | {"format": 99}))
+    with pytest.raises(UserError, match="written by a newer version"):
+        RunReader(str(run)).read()
+
+
+@pytest.mark.parametrize("value", ["x", None, math.nan, math.inf, 1e300, -1, 10**30, True, [1.0], ""], ids=repr)
+def test_rows_of_any_content(tmp_path: Path, value: Any) -> None:
+    made = MadeRun(tmp_path / "run", generations=3)
+    made.generation()
+
+    def spoil(row: dict[str, Any]) -> None:
+        for name in row:
+            if value != 10**30:
+                row[name] = value
+            elif isinstance(row[name], float):
+                row[name] = 1e308
+
+    made.generation(spoil)
+    read = RunReader(made.store.uri).read()
+    assert not read.missing
+    text_of(read)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"winner_loss": {"loss": "am", "margin": 1e308}}, {"winner_loss": {"loss": "<script>"}},
+        {"winner_loss": {"loss": "am", "scale": 1e-300, "margin": 0.1}},
+        {"winner_loss": {"loss": "am", "margin": [[1]]}},
+        {"winner_loss": {"loss": "modulated", "scale": 1e9, "shift": []}}, {"winner_parameters": {}},
+        {"best_reward": 1e308, "mean_reward": -1e308}, {"wall_s": -1e308}, {"winner": 2**62},
+        {"parameter_names": ["x"] * 500, "policy_mean": [0.0] * 500, "policy_std": [1e308] * 500},
+        {"parameter_names": ["x\n</script>"], "policy_mean": [1.0], "policy_std": [0.0]},
+        {"lost": [{"trainer": "x", "candidate": 1, "died": True, "leased_at": -1e308, "lost_at": 1e308}]},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_summaries_of_any_content(run: Path, change: dict[str, Any]) -> None:
+    for folder in (run / "generations").iterdir():
+        state = json.loads((folder / "state.json").read_text())
+        state["summary"] |= change
+        data = json.dumps(state).encode()
+        (folder / "state.json").write_bytes(data)
+        prints = json.loads((folder / "COMMIT").read_text())
+        prints["state.json"] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        (folder / "COMMIT").write_text(json.dumps(prints))
+    read = RunReader(str(run)).read()
+    assert not read.missing
+    text_of(read)
