@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lfs import INTERRUPTED
+from lfs.commands import INTERRUPTED
 from tests.lfs.test_search_ray import Start
 
 pytestmark = pytest.mark.ray

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from lfs import INTERRUPTED
+from lfs.commands import INTERRUPTED
 from lfs.run_store import RunStore
 from tests.lfs.terminals import CTRL_C, Terminal, check, masked
 
