@@ -20,12 +20,16 @@ from lfs.messages import GenerationRecord
 from lfs.stored import summary_of
 from search_space.errors import UserError, first_line
 from trainers.candidate import Weights
-from trainers.untrusted import parse_json
+from trainers.untrusted import MAX_JSON_BYTES, parse_json
 
 BLOCK = 64
 """Generations of a block. A generation takes about 1 ms to read from files of its own."""
 MAX_ROWS = 10_000
 """Candidates of a block: where generations have many, nothing is gained."""
+MAX_BYTES = 64 * 2**20
+"""Of the candidates of a block in memory: whoever wrote the run before may have meant no good."""
+READ_LIMIT_S = 10.0
+"""A file of an earlier generation that does not answer for so long is none of the block's."""
 CANDIDATES, SUMMARIES = "block.parquet", "block.json"
 T = TypeVar("T")
 
@@ -69,6 +73,8 @@ class Blocks(Generations):
     def _tables(self, numbers: list[int]) -> list[pa.Table]:
         """The block of these generations, all of them, and no others."""
         table = self.load_table(numbers[-1], CANDIDATES)
+        if table.num_rows > MAX_ROWS:
+            raise UserError("too many candidates")
         try:
             found = pc.unique(table["generation"]).to_pylist()
         except (KeyError, pa.ArrowException):
@@ -91,20 +97,35 @@ class Blocks(Generations):
         return super().files_of(record, weights) | (self._block(record) if ends_block(record.generation) else {})
 
     def _block(self, record: GenerationRecord) -> dict[str, list[Part]]:
+        # What it asks for does not answer? Then nothing that is committed later is to wait the less for it.
+        reader = Blocks(self.uri, self.files.files, attempts=1, limit_s=READ_LIMIT_S)
         try:
-            before = self._committed_of(range(record.generation + 1 - BLOCK, record.generation))
-            summaries = [*_all_of(self.each(before, self.load_state)), (None, record.summary)]
-            tables = [*_all_of(self.each(before, self.load_table)), as_table(record.rows)]
-            block: dict[str, list[Part]] = {SUMMARIES: [json.dumps([summary for _, summary in summaries]).encode()]}
-            if sum(table.num_rows for table in tables) <= MAX_ROWS:
+            before = reader.committed_of(range(record.generation + 1 - BLOCK, record.generation))
+            summaries = [summary for _, summary in _all_of(reader.each(before, reader.load_state))]
+            text = json.dumps([*summaries, record.summary]).encode()
+            tables = reader.small_tables(before, as_table(record.rows))
+            block: dict[str, list[Part]] = {SUMMARIES: [text]} if len(text) <= MAX_JSON_BYTES else {}
+            if tables:
                 block[CANDIDATES] = [as_parquet(pa.concat_tables(tables, promote_options="permissive"))]
         except (UserError, OSError, pa.ArrowException):  # what is damaged is said to whoever reads it
             return {}
         return block
 
-    def _committed_of(self, numbers: Sequence[int]) -> list[int]:
+    def committed_of(self, numbers: Sequence[int]) -> list[int]:
+        """Those of some generations that are committed."""
         there = _all_of(self.each(numbers, lambda number: self.exists(GENERATIONS, folder_of(number), COMMIT)))
         return [number for number, committed in zip(numbers, there, strict=True) if committed]
+
+    def small_tables(self, numbers: Sequence[int], last: pa.Table) -> list[pa.Table]:
+        """The candidates of some generations, one after the other, and a last table; none if they are too many."""
+        tables: list[pa.Table] = []
+        rows, num_bytes = last.num_rows, last.nbytes
+        for number in numbers:
+            if rows > MAX_ROWS or num_bytes > MAX_BYTES:
+                break
+            tables.append(self.load_table(number))
+            rows, num_bytes = rows + tables[-1].num_rows, num_bytes + tables[-1].nbytes
+        return [*tables, last] if rows <= MAX_ROWS and num_bytes <= MAX_BYTES else []
 
 
 def ends_block(generation: int) -> bool:

@@ -5,6 +5,7 @@ import logging
 import logging.handlers
 import os
 import queue
+import select
 import signal
 import sys
 import threading
@@ -68,8 +69,9 @@ def interrupts(
 
 def leave_now(number: int, frame: object) -> None:
     """End this process without a word to anybody; its own Ray ends with it."""
-    with contextlib.suppress(OSError):
-        os.write(2, b"\n")  # the prompt begins a line
+    with contextlib.suppress(OSError, ValueError):
+        if select.select([], [2], [], 0)[1]:  # a terminal that is stopped must not hold it
+            os.write(2, b"\n")  # the prompt begins a line
     os._exit(INTERRUPTED)
 
 

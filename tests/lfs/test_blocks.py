@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from lfs.files import LocalFiles
 from lfs.generation import Search
 from lfs.generations import _fingerprint
 from lfs.messages import GenerationRecord
+from lfs.patience import LIMIT_S
 from lfs.results_tables import candidates_table
 from lfs.run_facts import read_run
 from lfs.run_store import RunStore
@@ -211,3 +213,50 @@ def test_a_commit_that_is_written_again_is_the_same(store: RunStore, records: li
         shutil.rmtree(at(store, number, ""))
     store.commit(records[7], WEIGHTS)
     assert last.read_text() == before
+
+
+def test_a_block_of_more_candidates_than_any_is_not_used(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "MAX_ROWS", 1)
+    table, _, steps = read(store)
+    assert table.equals(read_slowly(store)[0])
+    assert {f"{number:06d}/candidates.parquet" for number in range(4, 8)} <= steps
+
+
+@pytest.mark.parametrize("limit", ["MAX_ROWS", "MAX_BYTES"])
+def test_candidates_for_a_block_are_read_no_further_than_they_are_few(
+    limit: str, tmp_path: Path, records: list[GenerationRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = FaultyFiles(LocalFiles(str(tmp_path / "run")))
+    store = RunStore(str(tmp_path / "run"), watched)
+    store.create(config(generations=DONE))
+    for record in records[:7]:
+        store.commit(record, WEIGHTS)
+    monkeypatch.setattr(blocks, limit, 2 * len(records[7].rows) if limit == "MAX_ROWS" else 1)
+    watched.steps.clear()
+    store.commit(records[7], WEIGHTS)
+    read_again = [kind for kind, _ in watched.steps if kind.startswith("read") and kind.endswith("candidates.parquet")]
+    assert len(read_again) == (2 if limit == "MAX_ROWS" else 0)
+    assert not at(store, 7, CANDIDATES).exists()
+    assert at(store, 7, SUMMARIES).exists()
+
+
+def test_an_old_file_that_does_not_answer_costs_later_commits_nothing(
+    tmp_path: Path, records: list[GenerationRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "READ_LIMIT_S", 0.1)
+    answers = threading.Event()
+
+    class Hangs(LocalFiles):
+        def read(self, path: str) -> Iterator[bytes]:
+            if path.endswith("000005/candidates.parquet"):
+                answers.wait(60)
+            return super().read(path)
+
+    store = RunStore(str(tmp_path / "run"), Hangs(str(tmp_path / "run")))
+    store.create(config(generations=DONE))
+    for record in records[:8]:
+        store.commit(record, WEIGHTS)
+    assert store.files.limit == LIMIT_S
+    answers.set()
+    assert store.committed() == list(range(8))
+    assert not at(store, 7, SUMMARIES).exists()
