@@ -23,7 +23,10 @@ class Timesheet:
         self._lost: list[dict[str, Any]] = []
 
     def leased(self, trainer: str, lease: Lease) -> None:
-        """A trainer has a candidate; asked again, since when it has it."""
+        """A trainer has a candidate; asked again, since when it has it. Another one that it had came to nothing."""
+        has = lease.index if lease.kind == "train" else None
+        for name, index in [held for held in self._leased if held[0] == trainer and held[1] != has]:
+            self._lose(name, index, died=False)
         if lease.kind == "train":
             self._leased.setdefault((trainer, lease.index), self._clock())
 

@@ -47,6 +47,23 @@ def test_each_candidate_has_its_lease_and_its_report() -> None:
     assert record.summary["lost"] == [lost]
 
 
+def test_a_candidate_that_failed_ends_with_the_next_lease_of_its_trainer() -> None:
+    now = [100.0]
+    times, search = Timesheet(lambda: now[0]), Search(config(warmup_generations=0, population_size=2))
+    failed = search.lease("a")
+    times.leased("a", failed)
+    now[0] = 105
+    search.release("a")  # it failed, and somebody else is to try
+    search.lease("b")
+    other = search.lease("a")
+    assert other.index != failed.index
+    times.leased("a", other)
+    assert times._lost == [{"trainer": "a", "candidate": failed.index, "died": False, "leased_at": 100, "lost_at": 105}]
+    now[0] = 110
+    times.leased("a", other)
+    assert len(times._lost) == 1
+
+
 def test_work_that_is_no_longer_wanted_is_lost_without_a_death(tmp_path: Path) -> None:
     search, now = Search(config(warmup_generations=0, population_size=2)), [0.0]
     board = Board(search, [])
