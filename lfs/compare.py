@@ -19,7 +19,7 @@ from lfs.config import SEARCH_ONLY, SEED_STEP, AMLFSConfig, CompareConfig, Searc
 from lfs.locations import under
 from lfs.options import Parser, add_flags
 from lfs.outcomes import outcome_of
-from lfs.plugins import add_allow_flag, allow_said, built, spelled_out
+from lfs.plugins import add_allow_flag, allow_said, built, resume_flags, spelled_out
 from lfs.run_store import RunStore
 from lfs.settings import changed, load_settings, save_settings
 from lfs.terminal import spreadsheet_safe
@@ -236,7 +236,7 @@ def main(argv: Sequence[str]) -> int:
     from lfs.cells import train_cells
 
     runs = {cell.name: run_of(config, cell) for cell in cells_of(config)}
-    goes_on = f"python -m lfs.compare --resume {root.shown}"
+    goes_on = f"python -m lfs.compare {resume_flags(root.shown)}"
     try:
         complete = train_cells(root, config, runs, view, new=not resume, resume=goes_on)
     except KeyboardInterrupt:

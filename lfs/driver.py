@@ -12,7 +12,7 @@ from lfs.connect import joins, waited_for_ray
 from lfs.data_digest import data_digest, refuse_other_data
 from lfs.generation import fixed_losses
 from lfs.locations import under
-from lfs.plugins import changed_code
+from lfs.plugins import changed_code, resume_flags
 from lfs.presence import Presence, controller_name, this_process
 from lfs.quiet import interrupts, leave, quiet_logs
 from lfs.room import Room, alive_nodes, fit_workers, growth_of_cluster, rank_needs, said
@@ -178,10 +178,10 @@ def run_search(store: RunStore, config: SearchConfig, view: View) -> Outcome:
         presence.announce(ray.get_runtime_context().gcs_address)
         watch = Watch(
             controller_name(store), controller, view, last, share=share, timeout_s=config.start_timeout_s,
-            leave=lambda reason: leave(f"lfs.search: {reason}; continue with --resume {store.shown}"),
+            leave=lambda reason: leave(f"lfs.search: {reason}; continue with {resume_flags(store.shown)}"),
         )  # fmt: skip
         presence.on_lost(watch.end)
-        after = lambda: view.stopping("this generation", f"python -m lfs.search --resume {store.shown}")  # noqa: E731
+        after = lambda: view.stopping("this generation", f"python -m lfs.search {resume_flags(store.shown)}")  # noqa: E731
         with watch, interrupts(watch.stop_asked, after, view.stopping_now):
             try:
                 tune_trials(store, config, room.gpus, controller_name(store))

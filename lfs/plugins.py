@@ -40,6 +40,12 @@ def allow(modules: Iterable[str]) -> None:
 plugins.allow(filter(is_module, os.environ.get(VARIABLE, "").split(",")))  # what the process that started this one may
 
 
+def resume_flags(run: str) -> str:
+    """What goes on with a run on the command line: with the plug-ins that this process may import."""
+    allowed = ",".join(plugins.allowed())
+    return f"--resume {run}" + (f" --allow-plugins {allowed}" if allowed else "")
+
+
 def add_allow_flag(made: argparse.ArgumentParser) -> None:
     """The flag that lets a run that is handed over name plug-ins; it takes effect when it is parsed."""
     made.add_argument(

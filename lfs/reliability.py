@@ -32,7 +32,7 @@ from lfs.config import SEARCH_ONLY, ReliabilityConfig, SearchConfig
 from lfs.locations import under
 from lfs.options import Parser, add_flags
 from lfs.outcomes import outcome_of
-from lfs.plugins import add_allow_flag, built
+from lfs.plugins import add_allow_flag, built, resume_flags
 from lfs.rank import Reliability, reliability
 from lfs.run_store import RunStore, start_of
 from lfs.settings import changed, load_settings, save_settings
@@ -281,7 +281,7 @@ def train(root: RunStore, config: ReliabilityConfig, made: Plan, view: View, new
 
 def resume_command(root: RunStore) -> str:
     """The command that goes on with a study."""
-    return f"python -m lfs.reliability --resume {root.shown}"
+    return f"python -m lfs.reliability {resume_flags(root.shown)}"
 
 
 def main(argv: Sequence[str]) -> int:

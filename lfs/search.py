@@ -18,7 +18,7 @@ from lfs.config import SearchConfig
 from lfs.detach import detached
 from lfs.locations import under
 from lfs.options import Parser, add_flags, flag
-from lfs.plugins import add_allow_flag, built
+from lfs.plugins import add_allow_flag, built, resume_flags
 from lfs.resume import resumed
 from lfs.run_store import RunStore
 from lfs.view import View, default_name
@@ -72,14 +72,14 @@ def main(argv: Sequence[str]) -> int:
             store.discard()
         raise
     except KeyboardInterrupt:
-        stopped = f"stopped at once; continue with python -m lfs.search --resume {store.shown}"
+        stopped = f"stopped at once; continue with python -m lfs.search {resume_flags(store.shown)}"
         raise KeyboardInterrupt(stopped) from None
     if outcome.error:
-        complain("lfs.search", f"{outcome.error}; continue with --resume {outcome.run}")
+        complain("lfs.search", f"{outcome.error}; continue with {resume_flags(outcome.run)}")
         return FAILED
     view.finish(outcome.run, outcome.status)
     if outcome.status["generation"] < outcome.status["generations"]:
-        view.command("stopped", f"continue with python -m lfs.search --resume {outcome.run}")
+        view.command("stopped", f"continue with python -m lfs.search {resume_flags(outcome.run)}")
         return INTERRUPTED if outcome.interrupted else OK
     return OK
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from lfs.commands import INTERRUPTED, OK, run_command
 from lfs.config import SEARCH_ONLY, SearchConfig, refuse_ranks
 from lfs.options import Parser, add_flags, checked, overlay
-from lfs.plugins import add_allow_flag, allow_said, built, spelled_out
+from lfs.plugins import add_allow_flag, allow_said, built, resume_flags, spelled_out
 from lfs.resume import resumed
 from lfs.run_store import RunStore
 from lfs.schedule_file import read_schedule
@@ -164,7 +164,7 @@ def train(store: RunStore, view: View) -> int:
 def _train(store: RunStore, view: View, run: "SerialRun") -> int:
     from lfs.quiet import interrupts
 
-    resume = f"python -m lfs.train --resume {store.shown}"
+    resume = f"python -m lfs.train {resume_flags(store.shown)}"
     view.start(run.status())
     try:
         with interrupts(run.stop_asked, lambda: view.stopping("this generation", resume)):
