@@ -3,9 +3,6 @@
 import sys
 from types import TracebackType
 
-INTERRUPTED = 130
-"""Exit code of what Ctrl-C, SIGTERM or the end of its terminal has stopped: 128 + SIGINT, as shells have it."""
-
 
 def _one_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     if issubclass(kind, KeyboardInterrupt):

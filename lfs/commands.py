@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
-from lfs import INTERRUPTED
 from lfs.terminal import printable
 from search_space.errors import UserError, first_line
 
-OK, FAILED, USAGE = 0, 1, 2
+OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+"""Exit codes; the last is that of what Ctrl-C, SIGTERM or the end of its terminal has stopped, 128 + SIGINT."""
 MAX_LINE = 4000
 
 

@@ -11,8 +11,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 
-from lfs import INTERRUPTED
-from lfs.commands import FAILED
+from lfs.commands import FAILED, INTERRUPTED
 from lfs.run_store import RunStore
 from lfs.terminal import printable
 

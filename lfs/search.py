@@ -13,8 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from lfs import INTERRUPTED
-from lfs.commands import FAILED, OK, complain, run_command
+from lfs.commands import FAILED, INTERRUPTED, OK, complain, run_command
 from lfs.config import SearchConfig
 from lfs.detach import detached
 from lfs.locations import under

@@ -15,8 +15,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lfs import INTERRUPTED
-from lfs.commands import OK, run_command
+from lfs.commands import INTERRUPTED, OK, run_command
 from lfs.config import SEARCH_ONLY, SearchConfig, refuse_ranks
 from lfs.options import Parser, add_flags, checked, overlay
 from lfs.plugins import add_allow_flag, allow_said, built, spelled_out

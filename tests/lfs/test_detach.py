@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from lfs import INTERRUPTED
+from lfs.commands import INTERRUPTED
 from lfs.detach import ctrl_c_waits, has_begun, log_file, relay
 from lfs.run_store import RunStore
 from lfs.view import View

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lfs import INTERRUPTED
+from lfs.commands import INTERRUPTED
 from lfs.run_store import RunStore
 from lfs.serial import SerialRun
 from tests.lfs.conftest import Command, free_address, start_ray

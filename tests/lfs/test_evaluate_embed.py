@@ -15,8 +15,8 @@ import pytest
 import yaml
 from filelock import FileLock
 
-from lfs import INTERRUPTED, embed_workers, evaluate
-from lfs.commands import FAILED, OK, run_command
+from lfs import embed_workers, evaluate
+from lfs.commands import FAILED, INTERRUPTED, OK, run_command
 from lfs.embedding_file import open_embeddings
 from lfs.embedding_shards import ShardStore
 from search_space.errors import UserError

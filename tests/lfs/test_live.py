@@ -18,8 +18,9 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from lfs import INTERRUPTED, progress
+from lfs import progress
 from lfs.columns import Column, Columns
+from lfs.commands import INTERRUPTED
 from lfs.live import LiveArea
 from lfs.progress import WorkProgress, rate_text, waiting
 from lfs.quiet import interrupts

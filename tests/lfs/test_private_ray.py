@@ -16,13 +16,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lfs import INTERRUPTED
 from tests.lfs.test_search_ray import Start
 
 pytestmark = pytest.mark.ray
 
 KNOCK = """
 import sys
+from lfs.commands import INTERRUPTED
 from lfs import connect
 import ray
 with connect.loopback():

@@ -10,7 +10,6 @@ import cv2
 import numpy as np
 import pytest
 
-from lfs import INTERRUPTED
 from lfs.run_store import RunStore
 from tests.lfs.terminals import CTRL_C, Terminal, check, masked
 
@@ -36,7 +35,7 @@ def gap(scores, same):
     return float(np.median(scores[same]) - np.median(scores[~same]))
 '''
 RESULTS = """
-from lfs.commands import run_command
+from lfs.commands import INTERRUPTED, run_command
 from lfs.results import main
 
 for command in ("", "runs/run", "runs/run --candidates"):

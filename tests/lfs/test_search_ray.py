@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lfs import INTERRUPTED
+from lfs.commands import INTERRUPTED
 from lfs.generation import Search
 from lfs.messages import as_report
 from lfs.run_store import RunStore
@@ -36,7 +36,11 @@ def digest(run: Path | RunStore) -> list[Any]:
     made = []
     for generation in store.committed():
         state, summary = store.load_state(generation)
-        rows = store.load_candidates(generation).drop(columns=list(BY_THE_WAY)).to_json(double_precision=15)
+        rows = (
+            store.load_candidates(generation)
+            .drop(columns=list(BY_THE_WAY), errors="ignore")
+            .to_json(double_precision=15)
+        )
         weights = store.read("generations", f"{generation:06d}", "winner.safetensors")
         facts = {k: v for k, v in summary.items() if k not in ("wall_s", "images_per_s", "lost")}
         made.append((json.dumps(state.to_dict()), json.dumps(facts), rows, weights))
