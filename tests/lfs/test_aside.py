@@ -12,7 +12,7 @@ import pytest
 
 from lfs import aside
 from lfs.aside import Aside, without_passwords
-from lfs.watch import Watch
+from lfs.watch import SLOW_S, STUCK_S, Watch
 
 CONTROLLER = "controller/x"
 
@@ -52,7 +52,7 @@ class Recorder:
 def warnings() -> Iterator[list[str]]:
     """What the view of the search is told."""
     lines: list[str] = []
-    Watch.live[CONTROLLER] = SimpleNamespace(warn=lines.append)  # type: ignore[assignment]
+    Watch.live[CONTROLLER] = SimpleNamespace(warn=lines.append, reason="")  # type: ignore[assignment]
     yield lines
     del Watch.live[CONTROLLER]
 
@@ -130,7 +130,7 @@ def test_after_a_failure_it_is_left_alone_for_a_while(warnings: list[str]) -> No
 
 
 def test_one_that_hangs_is_left_behind_at_the_end(warnings: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aside, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(aside, "FINISH_S", 0.2)
     monkeypatch.setattr(aside, "MAX_WAITING", 3)
     logger = Recorder()
     logger.go_on.clear()
@@ -144,16 +144,75 @@ def test_one_that_hangs_is_left_behind_at_the_end(warnings: list[str], monkeypat
     assert time.monotonic() - began < 10
     assert warnings == ["mlflow: 1,001 of its messages were lost; the run has all results"]
     logger.go_on.set()
+    beside._thread.join(10)
+    assert logger.told == ["setup", "a 0"]  # left behind, it does no more: Ray may be gone by then
+
+
+@pytest.mark.parametrize(("reason", "limits"), [("", (1.0, 60.0)), ("storage failed", (60.0, 1.0))])
+def test_all_slow_loggers_of_a_search_have_one_time_to_finish(
+    reason: str, limits: tuple[float, float], warnings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aside, "FINISH_S", limits[0])
+    monkeypatch.setattr(aside, "FINISH_FAILED_S", limits[1])
+    Watch.live[CONTROLLER].reason = reason  # type: ignore[misc]
+    all_of_it = []
+    for _ in range(3):
+        logger = Recorder()
+        monkeypatch.setattr(logger, "log_trial_result", lambda *_: time.sleep(0.05))  # it gets on, but slowly
+        all_of_it.append(started(logger))
+        results(all_of_it[-1], *range(1000))
+    began = time.monotonic()
+    for beside in all_of_it:
+        beside.on_experiment_end([])
+    assert 1.0 <= time.monotonic() - began < 1.9
+    assert len(warnings) == 3
+    assert all("of its messages were lost" in line for line in warnings)
+
+
+def test_loggers_finish_long_before_the_driver_gives_tune_up() -> None:
+    assert aside.FINISH_S < SLOW_S / 2
+    assert aside.FINISH_FAILED_S <= STUCK_S / 2
+
+
+def test_the_others_finish_while_one_is_waited_for(warnings: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aside, "FINISH_S", 1.0)
+    stuck, other = Recorder(), Recorder()
+    stuck.go_on.clear()
+    both = started(stuck), started(other)
+    for beside in both:
+        results(beside, 0)
+        monkeypatch.setattr(beside, "name", f"logger {both.index(beside)}")
+    for beside in both:
+        beside.on_experiment_end([])
+    assert other.told == ["setup", "a 0", "over"]
+    assert warnings == ["logger 0: 2 of its messages were lost; the run has all results"]
+    stuck.go_on.set()
+
+
+def test_the_end_comes_through_a_full_queue(warnings: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aside, "MAX_WAITING", 3)
+    logger = Recorder()
+    logger.go_on.clear()
+    beside = started(logger)
+    results(beside, 0)
+    until(beside._events.empty)
+    results(beside, *range(1, 10))
+    threading.Timer(0.2, logger.go_on.set).start()
+    began = time.monotonic()
+    beside.on_experiment_end([])
+    assert time.monotonic() - began < 10
+    assert logger.told == ["setup", "a 0", "a 1", "a 2", "a 3", "over"]
+    assert warnings == ["mlflow: 6 of its messages were lost; the run has all results"]
 
 
 def test_one_that_gets_on_is_waited_for(warnings: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aside, "PATIENCE_S", 0.2)
     logger = Recorder()
     monkeypatch.setattr(logger, "log_trial_result", lambda *_: (time.sleep(0.05), logger.told.append("slow")))
     beside = started(logger)
     results(beside, *range(20))
     beside.on_experiment_end([])
     assert logger.told.count("slow") == 20
+    assert logger.told[-1] == "over"
 
 
 def test_tune_may_pickle_it_at_any_time(warnings: list[str]) -> None:

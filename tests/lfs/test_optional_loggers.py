@@ -1,6 +1,9 @@
 """MLflow gets the rows of candidates by the same names; what cannot work with a logger is said before the start."""
 
 import os
+import queue
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,10 +11,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
 
 from lfs import aside, optional_loggers
 from lfs.aside import Aside
-from lfs.optional_loggers import asides, refuse_loggers, refuse_unreachable
+from lfs.optional_loggers import asides, refuse_loggers, refuse_unreachable, wandb_logger
 from lfs.search import main
 from lfs.tune_loggers import described, row_of, spelled
 from lfs.watch import Watch
@@ -20,11 +24,13 @@ from tests.lfs.conftest import free_address
 from tests.lfs.fakes import config
 from tests.lfs.mlflow_server import CLIENT, SERVER, MLflowServer
 from tests.lfs.test_tune_loggers import FakeTrial, result
+from tests.lfs.wandb_reader import offline_run
 
 needs_mlflow = pytest.mark.skipif(not CLIENT, reason="needs the extra mlflow")
 needs_server = pytest.mark.skipif(not SERVER, reason="needs a whole MLflow, with its server")
 needs_wandb = pytest.mark.skipif(optional_loggers.ray_wandb.wandb is None, reason="needs the extra wandb")
 CONTROLLER = "controller/x"
+SECRET = "0123456789abcdef0123456789abcdef01234567"
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +50,7 @@ def nothing_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
 def warnings() -> Iterator[list[str]]:
     """What the view of the search is told."""
     lines: list[str] = []
-    Watch.live[CONTROLLER] = SimpleNamespace(warn=lines.append)  # type: ignore[assignment]
+    Watch.live[CONTROLLER] = SimpleNamespace(warn=lines.append, reason="")  # type: ignore[assignment]
     yield lines
     del Watch.live[CONTROLLER]
 
@@ -169,6 +175,56 @@ def test_a_server_that_is_away_when_a_trainer_starts_gets_it_later(
     [run] = mlflow_runs(server.uri).values()
     assert mlflow_history(server.uri, run, "reward") == [(7, 0.5)]
     assert run.data.params["trainer.lr"] == str(config().trainer.lr)
+
+
+# ---- the key of W&B
+
+
+@needs_wandb
+def test_ray_is_told_all_of_wandb_but_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("WANDB_API_KEY", SECRET), ("WANDB_BASE_URL", "http://here"), ("WANDB_MODE", "offline")):
+        monkeypatch.setenv(name, value)
+    told: list[Any] = []  # what Ray logs, or keeps of an actor: its options and what it is made of
+    done = SimpleNamespace(remote=lambda: "future")
+    actor = SimpleNamespace(remote=lambda **made_of: told.append(made_of) or SimpleNamespace(run=done))
+    context = SimpleNamespace(get_node_id=lambda: "1" * 56)
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
+    monkeypatch.setattr(ray, "remote", lambda **options: told.append(options) or (lambda _: actor))
+    monkeypatch.setattr(optional_loggers.ray_wandb, "Queue", lambda **_: queue.Queue())
+    made, trial = wandb_logger("faces"), FakeTrial(tmp_path, 0)
+    made.log_trial_start(trial)
+    made.log_trial_start(trial)  # it died and starts again, with the same actor
+    made._trial_queues[trial].put("a result")
+    assert told[0]["runtime_env"]["env_vars"].items() >= {"WANDB_BASE_URL": "http://here"}.items()
+    assert len(told) == 2
+    assert SECRET not in repr(told)
+    assert list(told[1]["queue"].queue) == [SECRET, "a result"]
+
+
+@needs_wandb
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("key", [SECRET, ""])
+def test_the_writer_of_a_run_takes_the_key_from_its_queue(key: str, tmp_path: Path) -> None:
+    code = """
+import os, queue, sys
+from ray.air.integrations.wandb import _QueueItem
+from lfs.optional_loggers import WandbWriter
+before, items = os.environ.get("WANDB_API_KEY"), queue.Queue()
+for item in (sys.stdin.read(), (_QueueItem.RESULT, {"timesteps_total": 1, "reward": 0.5}), (_QueueItem.END, None)):
+    items.put(item)
+writer = WandbWriter(logdir=".", queue=items, exclude=[], to_config=[], project="faces", name="trainer-000")
+writer.run()
+print(before, os.environ.get("WANDB_API_KEY"))
+"""
+    environment = {**os.environ, "WANDB_MODE": "offline", "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", code]
+    asked = {"cwd": tmp_path, "env": environment, "timeout": 100}
+    done = subprocess.run(command, input=key, capture_output=True, text=True, **asked)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"None {key or None}"
+    [path] = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    assert [row["reward"] for row in offline_run(path)["history"]] == [0.5]
+    assert SECRET.encode() not in path.read_bytes()
 
 
 # ---- what cannot work

@@ -16,13 +16,17 @@ from pathlib import Path
 import psutil
 import pytest
 
+<<<<<<< HEAD
 from lfs.commands import INTERRUPTED
+=======
+>>>>>>> mend-loggers
 from tests.lfs.test_search_ray import Start
 
 pytestmark = pytest.mark.ray
 
 KNOCK = """
 import sys
+from lfs.commands import INTERRUPTED
 from lfs import connect
 import ray
 with connect.loopback():
