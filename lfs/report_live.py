@@ -6,6 +6,7 @@ a page from elsewhere cannot have its own name lead here (DNS rebinding) and rea
 
 import gzip
 import json
+import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -28,8 +29,14 @@ IDLE_S = 30.0
 
 @dataclass(frozen=True)
 class _Made:
-    version: str
+    token: str
+    count: int
     sections: Sequence[Section]
+
+    @property
+    def version(self) -> str:
+        """No two reports have the same, those of an earlier server included: its pages may still be open."""
+        return f"{self.token}-{self.count}"
 
 
 class Live:
@@ -44,7 +51,7 @@ class Live:
         self._make, self.title = make, title
         self._lock = threading.Lock()
         self._looked = 0.0
-        self._made = _Made("1", make())
+        self._made = _Made(secrets.token_hex(8), 1, make())
         self.trouble = ""
 
     def now(self) -> _Made:
@@ -55,7 +62,7 @@ class Live:
                     sections = self._make()
                     self.trouble = ""
                     if sections != self._made.sections:
-                        self._made = _Made(str(int(self._made.version) + 1), sections)
+                        self._made = _Made(self._made.token, self._made.count + 1, sections)
                 except (UserError, OSError) as error:
                     self.trouble = first_line(error)
                 self._looked = time.monotonic()

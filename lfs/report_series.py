@@ -16,7 +16,7 @@ The first generation has no parent whose reward is known, and is left out.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -114,10 +114,13 @@ def shifts(run: Run) -> Shifts | None:
         return None
     spans = np.array([(piece.begin, piece.end) for piece in pieces])
     pauses = _pauses(spans)
-    work = [_Clock(pauses, float(spans.min())).moved(piece) for piece in pieces]
+    clock = _Clock(pauses, float(spans.min()))
+    work: dict[str, list[_Piece]] = {}
+    for piece in pieces:
+        work.setdefault(piece.trainer, []).append(clock.moved(piece))
     bars: list[tuple[str, str, float, float, str]] = []
-    for trainer in sorted({piece.trainer for piece in work}, key=_natural):
-        bars += _bars(sorted((p for p in work if p.trainer == trainer), key=lambda p: (p.begin, p.end)))
+    for trainer in sorted(work, key=_natural):
+        bars += _bars(sorted(work[trainer], key=lambda piece: (piece.begin, piece.end)))
     frame = pd.DataFrame(bars, columns=["trainer", "kind", "begin", "end", "text"])
     took = frame.assign(s=frame["end"] - frame["begin"]).pivot_table("s", "trainer", "kind", "sum", fill_value=0.0)
     took = took.reindex(index=frame["trainer"].drop_duplicates(), columns=list(KINDS), fill_value=0.0)
@@ -157,20 +160,17 @@ def _pauses(spans: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.
     return np.stack([ends[:-1][idle], spans[1:, 0][idle]], axis=1)
 
 
-@dataclass(frozen=True)
 class _Clock:
     """Seconds of work: time without pauses, from the first lease."""
 
-    pauses: np.ndarray[Any, np.dtype[np.float64]]
-    start: float
+    def __init__(self, pauses: np.ndarray[Any, np.dtype[np.float64]], start: float) -> None:
+        self._ends, self._start = pauses[:, 1], start
+        self._behind = np.concatenate([[0.0], np.cumsum(pauses[:, 1] - pauses[:, 0])])
 
     def moved(self, piece: _Piece) -> _Piece:
-        lengths = np.concatenate([[0.0], np.cumsum(self.pauses[:, 1] - self.pauses[:, 0])])
-        behind = float(lengths[np.searchsorted(self.pauses[:, 1], piece.begin, side="right")])
-        begin, end = (at - self.start - behind for at in (piece.begin, piece.end))
-        return _Piece(
-            piece.trainer, begin, end, piece.train_s, piece.validate_s, piece.text, lost=piece.lost, died=piece.died
-        )
+        behind = float(self._behind[np.searchsorted(self._ends, piece.begin, side="right")])
+        begin, end = (at - self._start - behind for at in (piece.begin, piece.end))
+        return replace(piece, begin=begin, end=end)
 
 
 def _bars(pieces: Sequence[_Piece]) -> list[tuple[str, str, float, float, str]]:

@@ -90,6 +90,14 @@ def test_a_page_gets_what_is_new_and_only_that(server: ReportServer, made: MadeR
     assert len(best) == 2
 
 
+def test_a_page_of_an_earlier_server_gets_all(server: ReportServer, made: MadeRun) -> None:
+    """Its version says nothing about this server's report, whatever both of them have seen."""
+    earlier = Live(Reporter(made.store.uri, View(), evaluation=False).sections, "t").changes("")
+    now = json.loads(ask(server, f"/report.json?after={earlier['version']}")[1])
+    assert now["version"] != earlier["version"]
+    assert now["sections"] == json.loads(json.dumps(earlier["sections"]))
+
+
 def test_a_run_that_goes_away_leaves_what_was_seen(server: ReportServer, made: MadeRun) -> None:
     version = json.loads(ask(server, "/report.json")[1])["version"]
     (Path(made.store.path) / "config.yaml").unlink()

@@ -1,13 +1,16 @@
 """Where the gain came from and who worked when, against slow sums and a story that was worked out by hand."""
 
 import math
+import time
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, median
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from lfs.report_run import RunReader
+from lfs.report_run import RunReader, checked_rows
 from lfs.report_series import KINDS, costs, expected_maximum, gains, noise, shifts
 from tests.lfs.fakes import made_report
 from tests.lfs.report_runs import MadeRun
@@ -95,6 +98,27 @@ def test_a_run_of_an_older_version_does_not_say_who_worked_when(tmp_path: Path) 
     made = MadeRun(tmp_path / "run", generations=2)
     made.generation(lambda row: [row.pop(name) for name in ("leased_at", "reported_at")])
     assert shifts(RunReader(made.store.uri).read()) is None
+
+
+def test_time_grows_no_faster_than_candidates(tmp_path: Path) -> None:
+    """However many pauses and trainers there are. With a look at all of either for each candidate or trainer it is
+    over twice the limit; without, a quarter of it.
+    """
+    read = RunReader(MadeRun(tmp_path / "run", generations=1).done().uri).read()
+    count, trainers = 60_000, 6_000
+    leased = 1.7e9 + 1000.0 * np.arange(count)
+    rows = checked_rows(pd.DataFrame({
+        "candidate": np.arange(count), "leased_at": leased, "reported_at": leased + 10, "train_s": 8.0,
+        "validate_s": 2.0, "trainer": [f"t-{i % trainers}" for i in range(count)],
+    }))  # fmt: skip
+    run = replace(read, generations=(replace(read.generations[0], candidates=rows),))
+    begin = time.process_time()
+    found = shifts(run)
+    took_s = time.process_time() - begin
+    assert found is not None
+    assert len(found.trainers) == trainers
+    assert found.paused_s == pytest.approx(990 * (count - 1))
+    assert took_s < 10
 
 
 def test_costs_add_up(tmp_path: Path) -> None:
