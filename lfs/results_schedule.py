@@ -15,7 +15,7 @@ import pandas as pd
 
 from lfs.commands import OK
 from lfs.outputs import refuse_existing
-from lfs.results_output import add_output_flags, console, show, written
+from lfs.results_output import add_output_flags, console, say, show, written
 from lfs.run_facts import RunFacts, read_run
 from lfs.run_store import RunStore
 from lfs.schedule_file import schedule_bytes
@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
     table = schedule_table(facts)
     if options.out:
         write_bytes(out, schedule_bytes(facts))
-        print(f"{len(table)} losses in {printable(options.out)}")
+        say(f"{len(table)} losses in {printable(options.out)}", options)
     if not written(table, options) and not options.out:
         to = console()
         if table.empty:

@@ -140,6 +140,18 @@ def test_a_schedule_replays_as_its_run_does(searched: RunStore, tmp_path: Path, 
     assert [row["gain"] for row in table] == [None, rewards[1] - rewards[0], rewards[2] - rewards[1]]
 
 
+def test_a_table_on_standard_output_is_alone_there(
+    searched: RunStore, tmp_path: Path, results_command: Results
+) -> None:
+    file, folder = tmp_path / "losses.yaml", tmp_path / "model"
+    code, out, err = results_command("schedule", searched.path, "--out", file, "--json", "-")
+    assert (code, len(json.loads(out)), err) == (OK, 3, f"3 losses in {file}\n")
+    code, out, err = results_command("best", searched.path, "--export", folder, "--json", "-")
+    assert (code, len(json.loads(out)), err) == (OK, 1, f"model in {folder}\n")
+    code, out, err = results_command("best", searched.path, "--export", folder, "--overwrite", "--csv", "-")
+    assert (code, len(out.splitlines()), err) == (OK, 2, f"model in {folder}\n")
+
+
 def test_a_schedule_by_hand_is_as_long_as_it_is(tmp_path: Path, recipe_file: Callable[..., str]) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("schedule:\n- loss: {loss: am, margin: 0.1}\n- loss: {loss: arc, margin: 0.3}\n")
