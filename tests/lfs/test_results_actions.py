@@ -1,6 +1,7 @@
 """Two runs side by side, the best model of a run as `lfs.evaluate` takes it, and a run's losses as `lfs.train` does."""
 
 import json
+import shutil
 import tarfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -65,6 +66,26 @@ def test_settings_that_differ_stand_side_by_side(golden: Path, searched: RunStor
     assert "±" in shown
     same = [row["kind"] for row in json.loads(results_command("diff", golden, golden, "--json", "-")[1])]
     assert set(same) == {"outcome"}
+
+
+def test_values_of_two_runs_are_shown_as_they_are_stored(
+    golden: Path, tmp_path: Path, results_command: Results
+) -> None:
+    other = shutil.copytree(golden, tmp_path / "other")
+    stored = yaml.safe_load((golden / "config.yaml").read_text())
+    flag = stored["config"]["trainer"]["deterministic"]
+    stored["config"]["trainer"]["deterministic"] = not flag
+    stored["versions"] |= {"numpy": "0.10"}
+    (other / "config.yaml").write_text(yaml.safe_dump(stored))
+    code, out, err = results_command("diff", golden, other)
+    assert (code, err) == (OK, "")
+    lines = {tuple(line.split()[:2]): line.split()[2:] for line in out.splitlines() if line.split()}
+    assert lines["setting", "trainer.deterministic"] == [json.dumps(flag), json.dumps(not flag)]
+    assert lines["version", "numpy"][1] == "0.10"
+    best = max(RunStore(str(golden)).summaries(), key=lambda summary: summary["best_reward"])["generation"]
+    assert lines["outcome", "best_generation"] == [str(best + 1)] * 2
+    rows = json.loads(results_command("diff", golden, other, "--json", "-")[1])
+    assert [row["run_1"] for row in rows if row["name"] == "best_generation"] == [str(best)]
 
 
 def test_the_best_model_is_what_evaluate_takes(
