@@ -60,18 +60,20 @@ def run(options: argparse.Namespace) -> int:
 
 
 def schedule_table(facts: RunFacts) -> pd.DataFrame:
-    """One row per generation that can be read: who won, with which loss, and what the gain over the one before was."""
-    rewards = [summary["best_reward"] for summary in facts.summaries]
+    """One row per generation that can be read: who won, with which loss, and what the gain over its parent was, which
+    is the generation just before, if that can be read too."""
+    rewards = {summary["generation"]: summary["best_reward"] for summary in facts.summaries}
     rows = [
         {
             "generation": summary["generation"],
             "candidate": summary["winner"],
             "reward": summary["best_reward"],
             "reward_se": summary["best_reward_se"],
-            "gain": reward - before if before is not None else None,
+            "gain": summary["best_reward"] - before if before is not None else None,
             "warmup": summary["warmup"],
             "loss": json.dumps(summary["winner_loss"]),
         }
-        for summary, reward, before in zip(facts.summaries, rewards, [None, *rewards], strict=False)
+        for summary in facts.summaries
+        for before in (rewards.get(summary["generation"] - 1),)
     ]
     return pd.DataFrame(rows)

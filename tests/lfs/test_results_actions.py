@@ -173,6 +173,19 @@ def test_a_table_on_standard_output_is_alone_there(
     assert (code, len(out.splitlines()), err) == (OK, 2, f"model in {folder}\n")
 
 
+def test_no_gain_is_given_over_a_generation_that_cannot_be_read(
+    searched: RunStore, tmp_path: Path, results_command: Results
+) -> None:
+    rewards = [summary["best_reward"] for summary in searched.summaries()]
+    gains = {0: [(1, None), (2, rewards[2] - rewards[1])], 1: [(0, None), (2, None)]}
+    for damaged, left in gains.items():
+        run = shutil.copytree(searched.path, tmp_path / str(damaged))
+        (run / "generations" / f"{damaged:06d}" / "state.json").write_text("{}")
+        code, out, _ = results_command("schedule", run, "--json", "-")
+        assert code == FAILED
+        assert [(row["generation"], row["gain"]) for row in json.loads(out)] == left
+
+
 def test_a_schedule_by_hand_is_as_long_as_it_is(tmp_path: Path, recipe_file: Callable[..., str]) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("schedule:\n- loss: {loss: am, margin: 0.1}\n- loss: {loss: arc, margin: 0.3}\n")
