@@ -22,7 +22,7 @@ from lfs.commands import OK
 from lfs.config import SearchConfig
 from lfs.generations import WINNER
 from lfs.outputs import refuse_existing
-from lfs.results_output import add_output_flags, console, written
+from lfs.results_output import add_output_flags, console, say, written
 from lfs.run_facts import RunFacts, read_run
 from lfs.run_store import plain, start_of
 from lfs.terminal import printable
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
         to.print(f"weights  {'there' if kept else 'deleted (--keep-generations) or lost'}")
     if options.export:
         export(facts, best, Path(options.export).expanduser(), overwrite=options.overwrite)
-        print(f"model in {printable(options.export)}")
+        say(f"model in {printable(options.export)}", options)
     if facts.faults:
         raise UserError(facts.faults[0])
     return OK

@@ -98,25 +98,30 @@ def _setting(config: Any, name: str) -> Any:
 def _outcome(facts: RunFacts) -> dict[str, Any]:
     best = facts.best or {}
     row = {name: value for name, value in run_row(facts).items() if name not in NOT_AN_OUTCOME}
-    won = {"best_generation": best["generation"] + 1, "best_loss": best["winner_parameters"]} if best else {}
+    won = {"best_generation": best["generation"], "best_loss": best["winner_parameters"]} if best else {}
     return row | won | {f"test {name}": value for name, value in (facts.result or {"test": {}})["test"].items()}
 
 
 def _for_a_reader(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows with a standard error beside its score, in a few digits."""
+    """Outcomes with a standard error beside their score, in a few digits, and counted from 1; all else as stored."""
     rows = {(row["kind"], row["name"]): row for row in table.to_dict("records")}
-    shown = []
+    shown: list[dict[Any, Any]] = []
     for (kind, name), row in rows.items():
+        if kind != "outcome":
+            shown.append(row)
+            continue
         error = rows.get((kind, f"{name}_se"), {})
-        sides = {side: _short(row[side], error.get(side, "")) for side in ("run_1", "run_2")}
+        first = 1 if name == "best_generation" else 0
+        sides = {side: _short(row[side], error.get(side, ""), first) for side in ("run_1", "run_2")}
         if any(sides.values()) and not (name.endswith("_se") and (kind, name.removesuffix("_se")) in rows):
             shown.append({"kind": kind, "name": name, **sides})
     return pd.DataFrame(shown, columns=list(table))
 
 
-def _short(text: str, error: str) -> str:
+def _short(text: str, error: str, first: int) -> str:
+    """A number of an outcome for a reader who counts it from `first`; all else as it is."""
     try:
-        return reward_text(float(text), float(error)) if error else f"{json.loads(text):,}"
+        return reward_text(float(text), float(error)) if error else f"{json.loads(text) + first:,}"
     except (ValueError, TypeError, RecursionError):
         return text
 

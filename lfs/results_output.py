@@ -62,6 +62,12 @@ def written(table: pd.DataFrame, options: argparse.Namespace) -> bool:
     return bool(files)
 
 
+def say(text: str, options: argparse.Namespace) -> None:
+    """Tell a reader something; on the error stream where a table goes to standard output, which is its alone."""
+    to_table = STDOUT in (options.json, options.csv, options.parquet)
+    print(text, file=sys.stderr if to_table else sys.stdout)
+
+
 def _put(file: str, data: bytes) -> None:
     if file != STDOUT:
         return write_bytes(Path(file).expanduser(), data)

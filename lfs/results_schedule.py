@@ -15,7 +15,7 @@ import pandas as pd
 
 from lfs.commands import OK
 from lfs.outputs import refuse_existing
-from lfs.results_output import add_output_flags, console, show, written
+from lfs.results_output import add_output_flags, console, say, show, written
 from lfs.run_facts import RunFacts, read_run
 from lfs.run_store import RunStore
 from lfs.schedule_file import schedule_bytes
@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
     table = schedule_table(facts)
     if options.out:
         write_bytes(out, schedule_bytes(facts))
-        print(f"{len(table)} losses in {printable(options.out)}")
+        say(f"{len(table)} losses in {printable(options.out)}", options)
     if not written(table, options) and not options.out:
         to = console()
         if table.empty:
@@ -60,18 +60,20 @@ def run(options: argparse.Namespace) -> int:
 
 
 def schedule_table(facts: RunFacts) -> pd.DataFrame:
-    """One row per generation that can be read: who won, with which loss, and what the gain over the one before was."""
-    rewards = [summary["best_reward"] for summary in facts.summaries]
+    """One row per generation that can be read: who won, with which loss, and what the gain over its parent was, which
+    is the generation just before, if that can be read too."""
+    rewards = {summary["generation"]: summary["best_reward"] for summary in facts.summaries}
     rows = [
         {
             "generation": summary["generation"],
             "candidate": summary["winner"],
             "reward": summary["best_reward"],
             "reward_se": summary["best_reward_se"],
-            "gain": reward - before if before is not None else None,
+            "gain": summary["best_reward"] - before if before is not None else None,
             "warmup": summary["warmup"],
             "loss": json.dumps(summary["winner_loss"]),
         }
-        for summary, reward, before in zip(facts.summaries, rewards, [None, *rewards], strict=False)
+        for summary in facts.summaries
+        for before in (rewards.get(summary["generation"] - 1),)
     ]
     return pd.DataFrame(rows)

@@ -140,7 +140,8 @@ def show_run(facts: RunFacts, to: Console) -> None:
     print_table(summary_table(facts.summaries), to)
     for line in score_lines(facts.result["test"]) if facts.result else ():
         to.print(line)
-    for event in facts.events if len(facts.events) > 1 else ():
+    only_started = len(facts.events) == 1 and facts.first_event
+    for event in () if only_started else facts.events:
         to.print(event_line(event))
 
 

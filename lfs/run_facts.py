@@ -36,6 +36,11 @@ class RunFacts:
     """Test scores of the final model, if the run came to its end."""
 
     events: list[dict[str, Any]]
+    """What was done to it, as far as that can be read."""
+
+    first_event: dict[str, Any] | None
+    """None: there is none, or it cannot be read."""
+
     state: str
     """`running`, `paused`, `stopped` (it can be resumed) or `finished`."""
 
@@ -50,8 +55,8 @@ class RunFacts:
     @property
     def started(self) -> datetime | None:
         """When its first driver began, or its configuration was written; None: not known."""
-        with suppress(ValueError, TypeError, IndexError, KeyError, OverflowError):
-            return datetime.fromisoformat(self.events[0]["time"]).astimezone()
+        with suppress(ValueError, TypeError, KeyError, OverflowError):
+            return datetime.fromisoformat((self.first_event or {})["time"]).astimezone()
         with suppress(OSError, OverflowError, ValueError):
             found = self.store.files.info(self.store.at(CONFIG))
             return datetime.fromtimestamp(found.changed).astimezone() if found and found.changed else None
@@ -76,20 +81,20 @@ def read_run(store: RunStore) -> RunFacts:
     """
     config, faults = store.load_config(), list[str]()
     contents = store.contents()
-    found, result, events = store.load_summaries(contents), None, list[dict[str, Any]]()
+    found, result = store.load_summaries(contents), None
     faults += [str(summary) for summary in found if isinstance(summary, UserError)]
     try:
         result = store.load_result(max(contents, default=-1))
     except UserError as error:
         faults.append(str(error))
-    try:
-        events = store.events()
-    except UserError as error:
-        faults.append(str(error))
+    said = store.load_events()
+    faults += [str(event) for event in said if isinstance(event, UserError)]
+    events = [event for event in said if not isinstance(event, UserError)]
     return RunFacts(
         store=store, config=config, contents=contents,
         summaries=[summary for summary in found if not isinstance(summary, UserError)],
-        num_images=_num_images(store, contents), result=result, events=events, faults=tuple(faults),
+        num_images=_num_images(store, contents), result=result, events=events,
+        first_event=events[0] if events and events[0] is said[0] else None, faults=tuple(faults),
         state=_state(store, config, max(contents, default=-1) + 1, result, events),
     )  # fmt: skip
 

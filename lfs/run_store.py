@@ -102,7 +102,21 @@ class RunStore(Blocks):
         Raises:
             UserError: one of them is damaged.
         """
-        return [event_of(self.read_json(EVENTS, name), under(self.uri, EVENTS, name)) for name in self._event_names()]
+        found = self.load_events()
+        for event in found:
+            if isinstance(event, UserError):
+                raise event
+        return [event for event in found if not isinstance(event, UserError)]
+
+    def load_events(self) -> list[dict[str, Any] | UserError]:
+        """What was done to the search, in order, and why one of these cannot be read."""
+        return [self._event(name) for name in self._event_names()]
+
+    def _event(self, name: str) -> dict[str, Any] | UserError:
+        try:
+            return event_of(self.read_json(EVENTS, name), under(self.uri, EVENTS, name))
+        except UserError as error:
+            return error
 
     def _event_names(self) -> list[str]:
         return sorted(entry.name for entry in self.listed(EVENTS) if EVENT.fullmatch(entry.name))

@@ -2,7 +2,8 @@
 
 A plug-in goes by its dotted path, `package.module:Name`. An installed package may declare it, as an entry point of the
 kind's group, under a short name; that is trusted as everything installed is. Any other dotted path is code that a
-configuration names, and configurations are handed over: nothing is imported unless `allow` was told to.
+configuration names, and configurations are handed over: nothing is imported unless `allow` was told to, and nothing is
+a plug-in that a trusted module has merely imported from elsewhere.
 """
 
 import difflib
@@ -117,13 +118,24 @@ class Names(Generic[T]):
         if path not in self._loaded:
             found = _imported(f"{self.setting} {path}", module, attribute)
             try:
-                fault = self._fault(found, path)
+                fault = self._foreign(found, path) or self._fault(found, path)
             except Exception as error:  # whatever the code of a plug-in raises when it is tried
                 fault = f"work when it is tried: {type(error).__name__}: {first_line(error)}"
             if fault:
                 raise UserError(f"{self.setting} {path} must {fault}")
             self._loaded[path] = found  # type: ignore[assignment]
         return self._loaded[path]
+
+    def _foreign(self, found: object, path: str) -> str:
+        """What is wrong with where something was defined; what cannot be called does nothing wherever it is from."""
+        module = path.partition(":")[0]
+        if not callable(found) or any(path in paths for paths in declared(self.group).values()):
+            return ""
+        home = getattr(found, "__module__", None)
+        if isinstance(home, str) and (home == module or _may_import(home) or _is_below(home, _package(module))):
+            return ""
+        law = f"be defined in {module} or its package, or be declared by an installed package"
+        return f"{law}; it comes from {home}" if isinstance(home, str) else law
 
 
 def _may_import(module: str) -> bool:
@@ -132,6 +144,15 @@ def _may_import(module: str) -> bool:
     above = {".".join(parts[:end]) for end in range(1, len(parts) + 1)}
     of_packages = {path.partition(":")[0] for group in GROUPS for paths in declared(group).values() for path in paths}
     return module in of_packages or not above.isdisjoint(_allowed)
+
+
+def _package(module: str) -> str:
+    """The package that an imported module is, or is in; empty: none."""
+    return getattr(importlib.import_module(module).__spec__, "parent", None) or ""
+
+
+def _is_below(module: str, package: str) -> bool:
+    return bool(package) and (module == package or module.startswith(f"{package}."))
 
 
 def _imported(what: str, module: str, attribute: str) -> object:

@@ -29,7 +29,7 @@ from search_space.errors import UserError
 from search_space.loss import loss_from_dict
 from search_space.margins import grid_of, make_loss
 from search_space.spaces import get_space
-from tests.lfs.plugin_files import forgotten, install
+from tests.lfs.plugin_files import forget, forgotten, install
 from trainers.backbones import build_backbone
 from trainers.candidate import Weights
 from trainers.metrics import Metric
@@ -109,6 +109,62 @@ def test_what_is_allowed_is_below_the_module(tmp_path: Path, write: Write) -> No
     loss = make_loss(LossConfig(name="pack.part:Mine", parameters={"size": 0.3}), scale=16.0)
     assert loss.to_dict() == {"loss": "pack.part:Mine", "scale": 16.0, "size": 0.3}
     assert loss_from_dict(json.loads(json.dumps(loss.to_dict()))) == loss
+
+
+IMPORTED = """
+import functools
+import os
+from math import hypot
+import numpy as np
+
+bound = [].append
+part = functools.partial(np.mean)
+
+def own(scores, same):
+    return 1.0
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "home"),
+    [
+        ("os.kill", "posix"), ("os._exit", "posix"), ("hypot", "math"), ("np.mean", "numpy"), ("part", "functools"),
+        ("own.__class__", "builtins"), ("os.path.join", "posixpath"), ("bound", ""),
+    ],
+)  # fmt: skip
+def test_what_a_trusted_module_imports_is_no_plug_in(write: Write, name: str, home: str) -> None:
+    folder = write("decl", IMPORTED)
+    install(folder, "decl", {"lfs.metrics": {"own": "decl:own"}})
+    law = f"decl:{name} must be defined in decl or its package, or be declared by an installed package"
+    law += f"; it comes from {home}" * bool(home)
+    for ask in (
+        lambda: build_backbone(f"decl:{name}", 8, 32), lambda: make_loss(LossConfig(name=f"decl:{name}"), scale=1.0),
+        lambda: get_space(SpaceConfig(name=f"decl:{name}")), lambda: loss_from_dict({"loss": f"decl:{name}"}),
+        lambda: evaluate_metric(f"decl:{name}", [0.1, 0.2], [True, False], [0, 1], 2),
+    ):  # fmt: skip
+        with pytest.raises(UserError) as caught:
+            ask()
+        assert str(caught.value).endswith(law)
+    assert evaluate_metric("decl:own", [0.1, 0.2], [True, False], [0, 1], 2).value == 1.0
+
+
+def test_a_plug_in_may_be_of_its_package_or_declared_where_it_is_named(write: Write) -> None:
+    folder = write("elsewhere", LOSS)
+    package = folder / "pack"
+    package.mkdir()
+    (package / "core.py").write_text(LOSS + SPACE)
+    (package / "__init__.py").write_text("from pack.core import Space\nfrom elsewhere import Mine")
+    (package / "side.py").write_text("from pack.core import Space\nfrom elsewhere import Mine\nfrom numpy import vdot")
+    plugins.allow(["pack.side"])
+    assert get_space(SpaceConfig(name="pack.side:Space")).dim == 1
+    install(folder, "pack", {"lfs.spaces": {"mine": "pack:Space"}, "lfs.metrics": {"far": "pack.side:vdot"}})
+    forget()
+    assert get_space(SpaceConfig(name="mine")).dim == 1
+    assert evaluate_metric("far", [0.1, 0.2], [True, False], [0, 1], 2)
+    with pytest.raises(UserError, match="backbone pack.side:vdot must be defined in pack.side or its package"):
+        build_backbone("pack.side:vdot", 8, 32)  # declared, but as something else
+    with pytest.raises(UserError, match="; it comes from elsewhere$"):
+        make_loss(LossConfig(name="pack.side:Mine"), scale=1.0)
 
 
 FAULTS = {

@@ -24,6 +24,7 @@ from lfs.results_output import loss_text
 from lfs.results_tables import runs_table
 from lfs.run_facts import read_run
 from lfs.run_store import RunStore
+from search_space.errors import UserError
 from tests.lfs.fakes import config, drive
 from tests.lfs.test_run_store import WEIGHTS
 
@@ -348,6 +349,32 @@ def test_runs_are_sorted_by_their_start(root: Path, records: list[GenerationReco
     assert runs_table(str(root))["run"].tolist() == ["part", "whole"]
     event.write_text(json.dumps({"action": "start", "time": "9" * 1000}))
     assert set(runs_table(str(root))["run"]) == {"part", "whole"}
+
+
+@pytest.mark.parametrize("damaged", [1, 2, 3])
+def test_a_damaged_event_hides_no_other(root: Path, results_command: Results, damaged: int) -> None:
+    store = RunStore(str(root / "part"))
+    store.record_event("pause", by="ann")
+    store.record_event("resume", by="bob")
+    lines = {1: "  start  (here, process 1)", 2: "  pause  (ann)", 3: "  resume  (bob)"}
+    (root / "part" / "events" / f"{damaged:06d}.json").write_text('{"action": 7, "time": "2001-01-01T00:00:00+00:00"}')
+    code, out, err = results_command(store.path)
+    assert code == FAILED
+    assert [number for number, line in lines.items() if line in out] == [n for n in lines if n != damaged]
+    assert len(err.splitlines()) == 1
+    assert f"events/{damaged:06d}.json: damaged" in err
+    with pytest.raises(UserError, match=f"events/{damaged:06d}.json: damaged"):
+        store.events()  # a resume would go by half of what users said
+
+
+def test_a_run_whose_first_event_is_damaged_did_not_start_with_its_second(root: Path, results_command: Results) -> None:
+    events = root / "part" / "events"
+    (events / "000001.json").write_text("[")
+    (events / "000002.json").write_text(json.dumps({"action": "stop", "time": "2999-01-01T00:00:00+00:00"}))
+    started = read_run(RunStore(str(root / "part"))).started
+    assert started
+    assert started.year < 2999
+    assert "2999-01-01T00:00:00+00:00  stop" in results_command(root / "part")[1]
 
 
 def test_links_are_not_followed_into_the_size(root: Path, tmp_path: Path) -> None:

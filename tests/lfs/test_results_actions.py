@@ -1,6 +1,7 @@
 """Two runs side by side, the best model of a run as `lfs.evaluate` takes it, and a run's losses as `lfs.train` does."""
 
 import json
+import shutil
 import tarfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -65,6 +66,26 @@ def test_settings_that_differ_stand_side_by_side(golden: Path, searched: RunStor
     assert "±" in shown
     same = [row["kind"] for row in json.loads(results_command("diff", golden, golden, "--json", "-")[1])]
     assert set(same) == {"outcome"}
+
+
+def test_values_of_two_runs_are_shown_as_they_are_stored(
+    golden: Path, tmp_path: Path, results_command: Results
+) -> None:
+    other = shutil.copytree(golden, tmp_path / "other")
+    stored = yaml.safe_load((golden / "config.yaml").read_text())
+    flag = stored["config"]["trainer"]["deterministic"]
+    stored["config"]["trainer"]["deterministic"] = not flag
+    stored["versions"] |= {"numpy": "0.10"}
+    (other / "config.yaml").write_text(yaml.safe_dump(stored))
+    code, out, err = results_command("diff", golden, other)
+    assert (code, err) == (OK, "")
+    lines = {tuple(line.split()[:2]): line.split()[2:] for line in out.splitlines() if line.split()}
+    assert lines["setting", "trainer.deterministic"] == [json.dumps(flag), json.dumps(not flag)]
+    assert lines["version", "numpy"][1] == "0.10"
+    best = max(RunStore(str(golden)).summaries(), key=lambda summary: summary["best_reward"])["generation"]
+    assert lines["outcome", "best_generation"] == [str(best + 1)] * 2
+    rows = json.loads(results_command("diff", golden, other, "--json", "-")[1])
+    assert [row["run_1"] for row in rows if row["name"] == "best_generation"] == [str(best)]
 
 
 def test_the_best_model_is_what_evaluate_takes(
@@ -138,6 +159,31 @@ def test_a_schedule_replays_as_its_run_does(searched: RunStore, tmp_path: Path, 
     rewards = [summary["best_reward"] for summary in searched.summaries()]
     assert [row["reward"] for row in table] == rewards
     assert [row["gain"] for row in table] == [None, rewards[1] - rewards[0], rewards[2] - rewards[1]]
+
+
+def test_a_table_on_standard_output_is_alone_there(
+    searched: RunStore, tmp_path: Path, results_command: Results
+) -> None:
+    file, folder = tmp_path / "losses.yaml", tmp_path / "model"
+    code, out, err = results_command("schedule", searched.path, "--out", file, "--json", "-")
+    assert (code, len(json.loads(out)), err) == (OK, 3, f"3 losses in {file}\n")
+    code, out, err = results_command("best", searched.path, "--export", folder, "--json", "-")
+    assert (code, len(json.loads(out)), err) == (OK, 1, f"model in {folder}\n")
+    code, out, err = results_command("best", searched.path, "--export", folder, "--overwrite", "--csv", "-")
+    assert (code, len(out.splitlines()), err) == (OK, 2, f"model in {folder}\n")
+
+
+def test_no_gain_is_given_over_a_generation_that_cannot_be_read(
+    searched: RunStore, tmp_path: Path, results_command: Results
+) -> None:
+    rewards = [summary["best_reward"] for summary in searched.summaries()]
+    gains = {0: [(1, None), (2, rewards[2] - rewards[1])], 1: [(0, None), (2, None)]}
+    for damaged, left in gains.items():
+        run = shutil.copytree(searched.path, tmp_path / str(damaged))
+        (run / "generations" / f"{damaged:06d}" / "state.json").write_text("{}")
+        code, out, _ = results_command("schedule", run, "--json", "-")
+        assert code == FAILED
+        assert [(row["generation"], row["gain"]) for row in json.loads(out)] == left
 
 
 def test_a_schedule_by_hand_is_as_long_as_it_is(tmp_path: Path, recipe_file: Callable[..., str]) -> None:
