@@ -27,7 +27,7 @@ from lfs.report_run import Run, RunReader
 from lfs.report_sections import Section, sections
 from lfs.terminal import printable
 from lfs.view import View
-from search_space.errors import UserError, first_line
+from search_space.errors import first_line
 from trainers.whole_file import write_bytes
 
 PORT = 8266
@@ -78,11 +78,14 @@ class Reporter:
         return self._faces
 
     def _look(self, run: Run) -> None:
+        found: Faces | str
         try:
             with self._view.progress("final model on its test pictures") as progress:
-                self._faces = look_at_faces(run, progress)
-        except (UserError, OSError) as error:
-            self._faces = first_line(error)
+                found = look_at_faces(run, progress)
+        except Exception as error:  # the report has all the rest without it
+            found = first_line(error)
+        if self._looked_at == (run.result or {}):  # else another model has come meanwhile
+            self._faces = found
 
     def sections(self) -> list[Section]:
         """The report as it is now.

@@ -63,7 +63,7 @@ class Live:
                     self.trouble = ""
                     if sections != self._made.sections:
                         self._made = _Made(self._made.token, self._made.count + 1, sections)
-                except (UserError, OSError) as error:
+                except Exception as error:
                     self.trouble = first_line(error)
                 self._looked = time.monotonic()
             return self._made

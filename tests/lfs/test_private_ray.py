@@ -16,10 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-<<<<<<< HEAD
 from lfs.commands import INTERRUPTED
-=======
->>>>>>> mend-loggers
 from tests.lfs.test_search_ray import Start
 
 pytestmark = pytest.mark.ray

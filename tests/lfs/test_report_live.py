@@ -5,11 +5,12 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from lfs import report_live
+from lfs import report, report_live
 from lfs.report import Reporter
 from lfs.report_live import Live, ReportServer
 from lfs.view import View
@@ -113,3 +114,34 @@ def test_a_port_in_use_is_one_line(made: MadeRun) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=rf"port {port} on 127.0.0.1 cannot be used: .*; choose another --port"):
             ReportServer(Live(reporter.sections, "t"), port)
+
+
+def test_a_final_model_that_fails_is_said_and_an_older_one_is_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = MadeRun(tmp_path / "run", generations=3).done()
+    reporter = Reporter(store.uri, View(), evaluation=True)
+    run = reporter.reader.read()
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(report, "look_at_faces", fails)
+    assert reporter.faces(run) == "no memory"
+    newer = replace(run, result={**(run.result or {}), "generation": 9})
+
+    def meanwhile(*_: object) -> str:
+        monkeypatch.setattr(report, "look_at_faces", lambda *_: "new")
+        assert reporter.faces(run) == "new"
+        return "old"
+
+    monkeypatch.setattr(report, "look_at_faces", meanwhile)
+    assert reporter.faces(newer) == "new"
+
+
+def test_a_report_that_cannot_be_made_says_why(server: ReportServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails() -> None:
+        raise ZeroDivisionError("nothing there")
+
+    monkeypatch.setattr(server.live, "_make", fails)
+    assert json.loads(ask(server, "/report.json?after=x")[1])["status"] == "nothing there"
