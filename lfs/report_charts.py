@@ -25,6 +25,8 @@ Chart = dict[str, Any]
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', sans-serif"
 MAX_POINTS = 20_000
 """Candidates that a figure shows."""
+MAX_BARS = MAX_POINTS // 3
+"""Of the trainers' time, the last ones: each has two ends and a gap."""
 MAX_DIMENSIONS = 24
 MAX_TRAINERS = 48
 MAX_CURVES = 9
@@ -255,14 +257,22 @@ def gain_chart(run: Run) -> Chart | None:
     return {"data": data, "layout": made}
 
 
+def drawn_bars(found: Shifts) -> tuple[list[str], pd.DataFrame, int]:
+    """The first trainers, their last `MAX_BARS` bars, and how many they have."""
+    names = list(found.trainers.index)[:MAX_TRAINERS]
+    bars = found.bars[found.bars["trainer"].isin(names)]
+    last = np.argsort(bars["end"].to_numpy(), kind="stable")[-MAX_BARS:]
+    return names, bars.iloc[np.sort(last)], len(bars)
+
+
 def trainers_chart(found: Shifts) -> Chart:
     """Who worked when: one line for each trainer."""
-    names = list(found.trainers.index)[:MAX_TRAINERS]
+    names, drawn, count = drawn_bars(found)
     place = {name: i for i, name in enumerate(names)}
     unit, seconds = time_unit(found)
     data = []
     for kind, (colour, width) in KIND_STYLES.items():
-        bars = found.bars[(found.bars["kind"] == kind) & found.bars["trainer"].isin(names)]
+        bars = drawn[drawn["kind"] == kind]
         x: list[float | None] = []
         y: list[int | None] = []
         texts: list[str] = []
@@ -277,7 +287,10 @@ def trainers_chart(found: Shifts) -> Chart:
                 "type": "scatter", "mode": "lines", "name": kind, "x": x, "y": y, "text": texts, "connectgaps": False,
                 "hovertemplate": "%{text}<extra></extra>", "line": {"color": colour, "width": width, "simplify": False},
             })  # fmt: skip
-    made = layout(150 + 26 * len(names), xaxis=axis(f"time at work [{unit}]", rangemode="tozero"))
+    made = layout(
+        150 + 26 * len(names),
+        xaxis=axis(f"time at work [{unit}]", rangemode="tozero" if len(drawn) == count else "normal"),
+    )
     ticks: Chart = {"tickvals": list(place.values()), "ticktext": [label(name) for name in names]}
     made["yaxis"] = axis("trainer", range=[len(names) - 0.5, -0.5], zeroline=False, **ticks)
     return {"data": data, "layout": made}

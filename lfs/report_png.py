@@ -15,8 +15,8 @@ from lfs.report_charts import (
     COLUMNS,
     KIND_STYLES,
     MAX_DIMENSIONS,
-    MAX_TRAINERS,
     NUM_CLASSES,
+    drawn_bars,
     policy_names,
     reward_unit,
     time_unit,
@@ -143,11 +143,11 @@ def _trainers(run: Run) -> Figure | None:
     found = shifts(run)
     if found is None:
         return None
-    names = list(found.trainers.index)[:MAX_TRAINERS]
+    names, drawn, _ = drawn_bars(found)
     figure, [[panel]] = _panels(1, 1, 7.2, 1.3 + 0.25 * len(names))
     unit, seconds = time_unit(found)
     for kind, (colour, width) in KIND_STYLES.items():
-        bars = found.bars[(found.bars["kind"] == kind) & found.bars["trainer"].isin(names)]
+        bars = drawn[drawn["kind"] == kind]
         places = bars["trainer"].map({name: i for i, name in enumerate(names)})
         if len(bars):
             begin, end = bars["begin"] / seconds, bars["end"] / seconds

@@ -4,9 +4,10 @@ Numbers that are not finite count as missing. Whoever can write a run can put an
 """
 
 import math
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -15,8 +16,8 @@ import numpy.typing as npt
 import pandas as pd
 import yaml
 
-from lfs.config import SearchConfig
-from lfs.generations import READERS, WINNER
+from lfs.config import MAX_POPULATION, SearchConfig
+from lfs.generations import CANDIDATES, READERS, WINNER
 from lfs.presence import RUNNING
 from lfs.run_store import RunStore
 from search_space.errors import UserError, first_line
@@ -25,6 +26,10 @@ NUMBERS = (
     "candidate", "reward", "reward_se", "paired_se", "num_images", "train_s", "validate_s", "leased_at", "reported_at",
 )  # fmt: skip
 FLAGS = ("winner", "diverged", "dropped")
+COLUMNS = (*NUMBERS, *FLAGS, "trainer")
+MAX_CANDIDATES = 200_000
+"""Of all generations together: Parquet lets a few bytes stand for many rows."""
+BEYOND = f"candidates beyond the first {MAX_CANDIDATES:,}: a report takes no more; their generations have none"
 LARGEST = 1e18
 """No quantity of a run is larger: what claims to be is no number."""
 T = TypeVar("T")
@@ -109,11 +114,10 @@ class RunReader:
         stored = store.stored()
         contents = store.contents()
         self._known = {n: known for n, known in self._known.items() if n in contents}  # one that went is read again
-        with ThreadPoolExecutor(READERS) as pool:
-            found = list(pool.map(self._generation, contents))
+        found = self._all_of(contents)
         missing += [g for g in found if isinstance(g, str)]
         generations = tuple(g for g in found if isinstance(g, Generation))
-        missing += [g.missing for g in generations if g.missing]
+        missing += dict.fromkeys(g.missing for g in generations if g.missing)
         versions = stored.get("versions")
         return Run(
             store=store, config=config, generations=generations,
@@ -134,22 +138,60 @@ class RunReader:
             missing.append(first_line(error))
             return otherwise
 
-    def _generation(self, number: int) -> Generation | str:
-        """A generation, or why it cannot be read."""
+    def _all_of(self, numbers: Iterable[int]) -> list[Generation | str]:
+        """These generations in order, several at a time, with the first `MAX_CANDIDATES` candidates: those of a whole
+        generation or none.
+        """
+        found, reading = list[Generation | str](), deque[Future[Generation | str]]()
+        count, full = 0, False
+
+        def take() -> None:
+            nonlocal count, full
+            made = reading.popleft().result()
+            if isinstance(made, Generation):
+                count += len(made.candidates)
+                full = full or count > MAX_CANDIDATES or made.missing == BEYOND
+                if full and not made.missing:
+                    made = self._kept(replace(made, candidates=checked_rows(pd.DataFrame()), missing=BEYOND))
+            found.append(made)
+
+        with ThreadPoolExecutor(READERS) as pool:
+            for n in numbers:
+                if len(reading) == READERS:  # no further ahead: how many there are is known when they are read
+                    take()
+                reading.append(pool.submit(self._generation, n, full))
+            while reading:
+                take()
+        return found
+
+    def _generation(self, number: int, full: bool) -> Generation | str:
+        """A generation, or why it cannot be read; without candidates if the report is full."""
         if known := self._known.get(number):
             return known
         try:
             _, summary = self.store.load_state(number)
         except (UserError, OSError) as error:
             return first_line(error)
-        rows, missing = pd.DataFrame(), ""
+        rows, missing = pd.DataFrame(), BEYOND if full else ""
         try:
-            rows = self.store.load_candidates(number)
+            rows = rows if full else self._rows(number)
         except (UserError, OSError) as error:
             missing = first_line(error)
         made = Generation(number=number, summary=summary, candidates=checked_rows(rows), missing=missing)
-        if not missing:
-            self._known[number] = made
+        return made if missing not in ("", BEYOND) else self._kept(made)
+
+    def _rows(self, number: int) -> pd.DataFrame:
+        """The columns of a generation's candidates that a report uses."""
+        table = self.store.load_table(number)
+        if table.num_rows > MAX_POPULATION:
+            law = f"{CANDIDATES}: {table.num_rows:,} candidates; a generation has at most {MAX_POPULATION:,}"
+            raise UserError(f"generation {number + 1}: {law}")
+        used = [name for name in table.column_names if name in COLUMNS]
+        frame: pd.DataFrame = table.select(used).to_pandas(ignore_metadata=True)
+        return frame
+
+    def _kept(self, made: Generation) -> Generation:
+        self._known[made.number] = made
         return made
 
 

@@ -22,6 +22,7 @@ from lfs.report_charts import (
     NUM_CLASSES,
     Chart,
     cost_chart,
+    drawn_bars,
     gain_chart,
     loss_chart,
     policy_chart,
@@ -283,6 +284,9 @@ def _trainers(run: Run) -> Section:
         text += note(f"{unknown:,} candidates have no times: an older version trained them")
     if len(found.trainers) > MAX_TRAINERS:
         text += note(f"the first {MAX_TRAINERS} of {len(found.trainers):,} trainers are drawn")
+    _, drawn, count = drawn_bars(found)
+    if len(drawn) < count:
+        text += note(f"the last {len(drawn):,} of {count:,} bars are drawn")
     rows = [
         (name, f"{row.utilisation:.1%}", *(f"{value:,.1f}" for value in list(row)[1:6]))
         for name, row in zip(found.trainers.index, found.trainers.itertuples(), strict=True)

@@ -6,12 +6,19 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 import yaml
 
+from lfs import report_charts, report_run
+from lfs.config import MAX_POPULATION
+from lfs.report_charts import Chart, trainers_chart
 from lfs.report_page import page
-from lfs.report_run import Run, RunReader
+from lfs.report_run import BEYOND, Run, RunReader
 from lfs.report_sections import sections
+from lfs.report_series import shifts
 from search_space.errors import UserError
 from tests.lfs.report_runs import MadeRun
 
@@ -102,6 +109,68 @@ def test_what_cannot_be_read_at_all_is_one_line(run: Path, tmp_path: Path) -> No
         RunReader(str(run)).read()
 
 
+def put(folder: Path, name: str, data: bytes) -> None:
+    """Write a file of a generation, and what COMMIT says of it."""
+    (folder / name).write_bytes(data)
+    prints = json.loads((folder / "COMMIT").read_text())
+    prints[name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    (folder / "COMMIT").write_text(json.dumps(prints))
+
+
+def as_parquet(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pyarrow.parquet.write_table(table, sink)
+    return bytes(sink.getvalue())
+
+
+def test_a_table_of_more_rows_than_a_generation_may_have_is_missing(run: Path) -> None:
+    hostile = as_parquet(pa.table({"winner": np.zeros(MAX_POPULATION + 1, np.bool_)}))
+    assert len(hostile) < 10_000
+    put(run / "generations/000002", "candidates.parquet", hostile)
+    read = RunReader(str(run)).read()
+    assert read.missing == ("generation 3: candidates.parquet: 100,001 candidates; a generation has at most 100,000",)
+    assert len(read.candidates) == 1 + 2 * 4
+    most = pa.table({"winner": np.zeros(MAX_POPULATION, np.bool_), "other": ["x"] * MAX_POPULATION})
+    put(run / "generations/000002", "candidates.parquet", as_parquet(most))
+    assert len(RunReader(str(run)).read().candidates) == 1 + 2 * 4 + MAX_POPULATION
+
+
+def test_candidates_beyond_the_limit_of_all_generations_are_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report_run, "MAX_CANDIDATES", 10)
+    made = MadeRun(tmp_path / "run", generations=40)
+    for _ in range(20):
+        made.generation()
+    reader = RunReader(made.store.uri)
+    first = reader.read()
+    assert first.missing == (BEYOND,)
+    assert [len(g.candidates) for g in first.generations] == [1, 4, 4] + 17 * [0]
+    assert [g.best for g in first.generations] == [s["best_reward"] for s in made.store.summaries()]
+    assert f"missing: {BEYOND}" in text_of(first)["summary"]
+    assert reader.read().generations == first.generations
+    (Path(made.store.path) / "generations/000001/COMMIT").unlink()  # leaves room, but none after a gap
+    made.generation()
+    assert len(reader.read().candidates) == 5
+
+
+def test_a_run_of_many_bars_is_drawn_with_the_last_ones(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = RunReader(str(run)).read()
+    found = shifts(read)
+    assert found is not None
+    whole = trainers_chart(found)
+    assert "bars are drawn" not in text_of(read)["trainers"]
+    monkeypatch.setattr(report_charts, "MAX_BARS", 7)
+    drawn = trainers_chart(found)
+    assert sum(len(trace["x"]) for trace in drawn["data"]) == 7 * 3
+
+    def ends(chart: Chart) -> list[float]:
+        return sorted(x for trace in chart["data"] for x in trace["x"][1::3])
+
+    assert ends(drawn) == ends(whole)[-7:]
+    assert f"the last 7 of {len(found.bars)} bars are drawn" in text_of(read)["trainers"]
+
+
 @pytest.mark.parametrize("value", ["x", None, math.nan, math.inf, 1e300, -1, 10**30, True, [1.0], ""], ids=repr)
 def test_rows_of_any_content(tmp_path: Path, value: Any) -> None:
     made = MadeRun(tmp_path / "run", generations=3)
@@ -138,11 +207,7 @@ def test_summaries_of_any_content(run: Path, change: dict[str, Any]) -> None:
     for folder in (run / "generations").iterdir():
         state = json.loads((folder / "state.json").read_text())
         state["summary"] |= change
-        data = json.dumps(state).encode()
-        (folder / "state.json").write_bytes(data)
-        prints = json.loads((folder / "COMMIT").read_text())
-        prints["state.json"] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-        (folder / "COMMIT").write_text(json.dumps(prints))
+        put(folder, "state.json", json.dumps(state).encode())
     read = RunReader(str(run)).read()
     assert not read.missing
     text_of(read)
