@@ -179,7 +179,7 @@ def refuse_loggers(config: SearchConfig) -> None:
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for name in config.loggers:
-        missing = [package for package in PACKAGES[name] if importlib.util.find_spec(package) is None]
+        missing = [package for package in PACKAGES[name] if not is_installed(package)]
         if missing:
             raise UserError(f"--loggers {name} needs {', '.join(missing)}: pip install 'lfs[{name}]'")
         if name == "mlflow":
@@ -191,6 +191,12 @@ def refuse_loggers(config: SearchConfig) -> None:
             raise UserError(f"--loggers {name} cannot be used: {hint(name, error)}") from None
 
 
+def is_installed(package: str) -> bool:
+    """Whether there is such a package; a mere folder of the name, which W&B makes where it logs to, is none."""
+    spec = importlib.util.find_spec(package)
+    return spec is not None and spec.origin is not None
+
+
 def refuse_without_key() -> None:
     """Raise `ValueError` if Weights & Biases is to use its server and has no API key, as Ray looks for it."""
     ray_wandb.WandbLoggerCallback(project=PROJECT).setup()
@@ -198,10 +204,13 @@ def refuse_without_key() -> None:
 
 def refuse_unreachable(address: str) -> None:
     """Raise `UserError` if nobody listens where an MLflow server should: MLflow itself would try for long."""
-    parts = urlsplit(address)
+    try:
+        parts = urlsplit(address)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError:  # MLflow says what is wrong with it
+        return
     if parts.scheme not in ("http", "https") or not parts.hostname:
         return
-    port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
         socket.create_connection((parts.hostname, port), timeout=CONNECT_S).close()
     except OSError as error:

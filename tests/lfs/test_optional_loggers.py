@@ -15,7 +15,7 @@ import ray
 
 from lfs import aside, optional_loggers
 from lfs.aside import Aside
-from lfs.optional_loggers import asides, refuse_loggers, refuse_unreachable, wandb_logger
+from lfs.optional_loggers import asides, is_installed, refuse_loggers, refuse_unreachable, wandb_logger
 from lfs.search import main
 from lfs.tune_loggers import described, row_of, spelled
 from lfs.watch import Watch
@@ -237,6 +237,14 @@ def test_a_package_that_is_missing_is_named_with_the_way_to_get_it(monkeypatch: 
     assert str(caught.value) == "--loggers mlflow needs mlflow_that_is_missing: pip install 'lfs[mlflow]'"
 
 
+def test_a_folder_of_logs_is_no_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "logs_of_wandb").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert not is_installed("logs_of_wandb")
+    assert not is_installed("no_such_package")
+    assert is_installed("numpy")
+
+
 def test_the_extras_hold_what_the_loggers_need() -> None:
     text = (Path(__file__).parents[2] / "setup.cfg").read_text()
     for name, packages in optional_loggers.PACKAGES.items():
@@ -253,6 +261,7 @@ def test_a_server_that_does_not_answer_is_one_line(monkeypatch: pytest.MonkeyPat
         refuse_loggers(config(loggers=("mlflow",)))
     assert "secret" not in str(caught.value)
     refuse_unreachable("sqlite:///here.db")
+    refuse_unreachable("http://host:port")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://me:secret@x")
     with pytest.raises(UserError, match="--loggers mlflow cannot be used: ") as caught:
         refuse_loggers(config(loggers=("mlflow",)))
