@@ -65,6 +65,7 @@ class Reporter:
         self._faces: Faces | str = "" if evaluation else "--no-evaluation was given"
         self._evaluation = evaluation
         self._looked_at: object = None
+        self._shown: tuple[object, list[Section]] = None, []
 
     def faces(self, run: Run) -> Faces | str:
         """What the final model makes of its test pictures, or why that is not known."""
@@ -94,7 +95,12 @@ class Reporter:
             UserError: there is no such run.
         """
         run = self.reader.read()
-        return sections(run, self.faces(run))
+        faces = self.faces(run)
+        # generations that are known are the same objects
+        shows = [*map(id, run.generations), run.state, run.result, run.events, run.missing, run.settings, id(faces)]
+        if self._shown[0] != shows:
+            self._shown = shows, sections(run, faces)
+        return self._shown[1]
 
 
 def serve(reporter: Reporter, port: int, view: View) -> int:

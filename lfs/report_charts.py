@@ -17,6 +17,7 @@ from lfs.colours import BLACK, BLUE, GREEN, MUTED, ORANGE, PALE, REFERENCE_COLOU
 from lfs.loss_curves import default_references, losses_at, margins_at, target_cosines, target_probabilities
 from lfs.report_run import Generation, Run, number
 from lfs.report_series import KINDS, Shifts, costs, gains, noise
+from lfs.sheet import is_fraction
 from lfs.terminal import printable
 from search_space.loss import Loss
 from trainers.verification.roc_curve import RocCurve
@@ -74,8 +75,11 @@ def metric_text(run: Run) -> str:
 
 
 def reward_unit(run: Run) -> str:
-    """Of the reward."""
-    return "standard deviations" if "d_prime" in run.config.reward.metric else "fraction"
+    """Of the reward, as far as it is known: a metric of the user's own may be anything."""
+    parts = run.config.reward.metric.split("+")
+    if all(map(is_fraction, parts)):
+        return "fraction"
+    return "standard deviations" if all(part.removeprefix("all:") == "d_prime" for part in parts) else "1"
 
 
 def generation_axis(run: Run, **more: Any) -> dict[str, Any]:
@@ -239,11 +243,11 @@ def gain_chart(run: Run) -> Chart | None:
             "hovertemplate": f"{name}: %{{y:.5f}}<extra></extra>",
         }  # fmt: skip
 
-    def marks(column: str, name: str, symbol: str, colour: str) -> Chart:
+    def marks(column: str, name: str, symbol: str, colour: str, above: pd.Series | float = 0.0) -> Chart:
         return {
-            "type": "scatter", "mode": "markers", "name": name, "x": x, "y": values(rows[column]),
+            "type": "scatter", "mode": "markers", "name": name, "x": x, "y": values(rows[column] + above),
             "marker": {"symbol": symbol, "size": 10, "color": colour, "line": {"width": 2, "color": colour}},
-            "hovertemplate": f"{name}: %{{y:.5f}}<extra></extra>",
+            "customdata": values(rows[column]), "hovertemplate": f"{name}: %{{customdata:.5f}}<extra></extra>",
         }  # fmt: skip
 
     data = [
@@ -251,7 +255,8 @@ def gain_chart(run: Run) -> Chart | None:
         marks("gain", "gain over the parent", "diamond-open", BLACK),
     ]  # fmt: skip
     if rows["luck"].notna().any():
-        data.append(marks("luck", "choosing by luck alone", "line-ew-open", BLACK))
+        below = rows["training"].clip(lower=0.0)  # what the bar of choosing stands on
+        data.append(marks("luck", "choosing by luck alone", "line-ew-open", BLACK, below))
     made = layout(400, barmode="relative", bargap=0.35, xaxis=generation_axis(run))
     made["yaxis"] = axis(f"gain in reward: {metric_text(run)}")
     return {"data": data, "layout": made}

@@ -131,7 +131,8 @@ def _gain(run: Run) -> Figure | None:
     panel.bar(x, choosing, 0.65, bottom=base, color=ORANGE, hatch="//", edgecolor="white", linewidth=0,
               label="by choosing the winner")  # fmt: skip
     panel.plot(x, rows["gain"], "D", color=BLACK, fillstyle="none", markersize=5, label="gain over the parent")
-    panel.plot(x, rows["luck"], "_", color=BLACK, markersize=11, markeredgewidth=1.8, label="choosing by luck alone")
+    panel.plot(x, base + rows["luck"], "_", color=BLACK, markersize=11, markeredgewidth=1.8,
+               label="choosing by luck alone")  # fmt: skip
     panel.axhline(0, color=MUTED, linewidth=0.8)
     panel.set_ylabel(f"gain in reward: {_metric(run)}")
     _generations(panel)

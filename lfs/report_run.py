@@ -18,7 +18,7 @@ import yaml
 
 from lfs.config import MAX_POPULATION, SearchConfig
 from lfs.generations import CANDIDATES, READERS, WINNER
-from lfs.presence import RUNNING
+from lfs.run_facts import state_of
 from lfs.run_store import RunStore
 from search_space.errors import UserError, first_line
 
@@ -75,8 +75,8 @@ class Run:
     """Test scores of the final model; None before the end."""
 
     events: tuple[dict[str, Any], ...]
-    at_work: bool
-    """A driver has announced itself, and has not gone in an orderly way."""
+    state: str
+    """See `lfs.run_facts.state_of`."""
 
     missing: tuple[str, ...]
     """A line for each part that cannot be read."""
@@ -86,14 +86,6 @@ class Run:
         """All candidates, with their `generation`, from 0."""
         frames = [g.candidates.assign(generation=g.number) for g in self.generations if len(g.candidates)]
         return pd.concat(frames, ignore_index=True) if frames else checked_rows(pd.DataFrame()).assign(generation=0)
-
-    @property
-    def state(self) -> str:
-        """How far it is, in words."""
-        done = self.generations[-1].number + 1 if self.generations else 0
-        if self.result is not None or done >= self.config.generations:
-            return "finished" if self.result is not None else "trained, not tested"
-        return "running" if self.at_work else "not finished"
 
 
 class RunReader:
@@ -119,14 +111,17 @@ class RunReader:
         generations = tuple(g for g in found if isinstance(g, Generation))
         missing += dict.fromkeys(g.missing for g in generations if g.missing)
         versions = stored.get("versions")
+        result = self._attempt(missing, store.load_result, None)
+        said: list[dict[str, Any] | UserError] = self._attempt(missing, store.load_events, [])
+        events = tuple(event for event in said if not isinstance(event, UserError))
+        missing += [str(event) for event in said if isinstance(event, UserError)]
         return Run(
             store=store, config=config, generations=generations,
             settings=yaml.safe_dump({k: v for k, v in stored.items() if k != "data"}, sort_keys=False),
             versions={str(k): str(v) for k, v in versions.items()} if isinstance(versions, dict) else {},
             with_weights=frozenset(n for n, names in contents.items() if WINNER in names),
-            result=self._attempt(missing, store.load_result, None),
-            events=tuple(self._attempt(missing, store.events, [])),
-            at_work=store.exists(RUNNING),
+            result=result, events=events,
+            state=state_of(store, config, max(contents, default=-1) + 1, result, events),
             missing=tuple(missing),
         )  # fmt: skip
 

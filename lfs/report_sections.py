@@ -34,6 +34,7 @@ from lfs.report_faces import Faces
 from lfs.report_run import Run, number
 from lfs.report_series import costs, gains, noise, shifts
 from lfs.results_show import event_line
+from lfs.results_tables import scored
 from lfs.terminal import printable
 from lfs.view import reward_text
 from search_space.errors import first_line
@@ -41,6 +42,8 @@ from search_space.loss import Loss, loss_from_dict
 
 UNDRAWABLE = (ValueError, TypeError, AttributeError, RuntimeError, ArithmeticError)
 """What a stored loss raises that is none, or none that can be computed."""
+MAX_SCORES = 6
+"""Test scores in the summary."""
 MAX_ROWS = 2000
 """Of a table: the last ones."""
 TAR = re.compile(r"(?:(?P<set>.*)/)?(?P<all>all:)?tar@far=(?P<far>[0-9.e+-]+)")
@@ -123,7 +126,7 @@ def _summary(run: Run) -> Section:
         rows.append(("the last winner's loss", named(done[-1].summary["winner_parameters"])))
         took = costs(run)
         rows.append(("cost", f"{took['total_images'].iloc[-1]:,.0f} training pictures, {_trainer_hours(took)}"))
-    for name, value in _tests(run)[:6]:
+    for name, value in _tests(run)[:MAX_SCORES]:
         rows.append((f"test: {name}", value))
     text = table(("", ""), rows).replace("<table>", '<table class="facts">')
     if run.missing:
@@ -248,10 +251,10 @@ def _gain(run: Run) -> Section:
 def _lineage(run: Run) -> Section:
     origin = run.config.start or f"untrained weights (seed {run.config.seed})"
     text = paragraph(f"Each winner's weights are what all candidates of the next generation start from: {origin} →")
-    before = math.nan
+    before = dict[int, float]()
     shown = []
     for g in run.generations:
-        gain = g.best - before
+        gain = g.best - before.get(g.number - 1, math.nan)
         rows = g.candidates
         by = ", ".join(rows.loc[rows["winner"], "trainer"])
         shown.append((
@@ -259,7 +262,7 @@ def _lineage(run: Run) -> Section:
             reward_text(g.best, number(g.summary["best_reward_se"])), "-" if math.isnan(gain) else f"{gain:+.4f}",
             by or "-", "kept" if g.number in run.with_weights else "deleted",
         ))  # fmt: skip
-        before = g.best
+        before[g.number] = g.best
     heads = ("generation", "winner", "loss", "reward", "gain over its parent", "trainer", "weights")
     text += table(heads, shown)
     if run.generations[-1].number not in run.with_weights:
@@ -314,7 +317,9 @@ def _cost(run: Run) -> Section:
 
 def _tests(run: Run) -> list[tuple[str, str]]:
     metrics: dict[str, float] = run.result["test"] if run.result else {}
-    names = [name for name in metrics if not name.endswith("_se")]
+    known_by = scored(metrics, run.config.reward.metric)
+    names = [name for name in metrics if not name.endswith(("_se", "threshold"))]
+    names.sort(key=lambda name: name != known_by)  # the others stay in their order
     return [(name, reward_text(metrics[name], metrics.get(f"{name}_se"))) for name in names]
 
 
@@ -341,7 +346,8 @@ def _positive(text: str) -> float:
 def _verification(run: Run, faces: Faces | str) -> Section:
     text = ""
     if run.result is None:
-        text += note("the final model is tested when all generations are behind")
+        tested = "the final model is tested when all generations are behind"
+        text += note(tested if run.config.data.test.lmdb else "the run has no test sets")
     points = stored_points(run.result["test"] if run.result else {})
     curves = {} if isinstance(faces, str) else faces.curves
     if not curves and run.result is not None:

@@ -95,7 +95,7 @@ def read_run(store: RunStore) -> RunFacts:
         summaries=[summary for summary in found if not isinstance(summary, UserError)],
         num_images=_num_images(store, contents), result=result, events=events,
         first_event=events[0] if events and events[0] is said[0] else None, faults=tuple(faults),
-        state=_state(store, config, max(contents, default=-1) + 1, result, events),
+        state=state_of(store, config, max(contents, default=-1) + 1, result, events),
     )  # fmt: skip
 
 
@@ -107,13 +107,19 @@ def _num_images(store: RunStore, contents: Mapping[int, set[str]]) -> int:
     return 0
 
 
-def _state(
+def state_of(
     store: RunStore,
     config: SearchConfig,
     done: int,
     result: Mapping[str, Any] | None,
     events: Sequence[Mapping[str, Any]],
 ) -> str:
+    """How far a run is: `FINISHED`, `STOPPED`, `PAUSED` or `RUNNING`.
+
+    Args:
+        done: committed generations.
+        result: test scores of the final model, if there are any.
+    """
     test = config.data.test
     if done >= config.generations and (result or not (test.pairs or test.labels)):
         return FINISHED

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import math
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,16 @@ import yaml
 
 from lfs import report_charts, report_run
 from lfs.config import MAX_POPULATION
-from lfs.report_charts import Chart, trainers_chart
+from lfs.presence import Presence
+from lfs.report import Reporter
+from lfs.report_charts import Chart, gain_chart, reward_unit, trainers_chart
 from lfs.report_page import page
 from lfs.report_run import BEYOND, Run, RunReader
 from lfs.report_sections import sections
-from lfs.report_series import shifts
+from lfs.report_series import gains, shifts
+from lfs.run_facts import read_run
+from lfs.run_store import RunStore
+from lfs.view import View
 from search_space.errors import UserError
 from tests.lfs.report_runs import MadeRun
 
@@ -73,7 +80,7 @@ def test_half_written_generations_do_not_count(run: Path) -> None:
     (run / "generations/000003/COMMIT").unlink()
     (run / "result.json").unlink()
     read = RunReader(str(run)).read()
-    assert (read.state, len(read.generations), read.missing) == ("not finished", 3, ())
+    assert (read.state, len(read.generations), read.missing) == ("stopped", 3, ())
     (run / "generations/000002/state.json").write_text("{")
     read = RunReader(str(run)).read()
     assert [g.number for g in read.generations] == [0, 1]
@@ -211,3 +218,66 @@ def test_summaries_of_any_content(run: Path, change: dict[str, Any]) -> None:
     read = RunReader(str(run)).read()
     assert not read.missing
     text_of(read)
+
+
+def test_a_hole_has_no_gain_in_the_lineage_and_a_damaged_event_hides_no_other(run: Path) -> None:
+    store = RunStore(str(run))
+    store.record_event("start", host="here")
+    store.record_event("pause", host="there")
+    (run / "events/000001.json").write_text("{")
+    (run / "generations/000002/state.json").write_text("{")
+    read = RunReader(str(run)).read()
+    assert [event["host"] for event in read.events] == ["there"]
+    assert any("events/000001.json" in line for line in read.missing)
+    cells = re.findall(r"<td>(.*?)</td>", text_of(read)["lineage"])
+    assert [gain == "-" for gain in cells[4::7]] == [True, False, True]
+
+
+def test_the_state_is_that_of_results(run: Path, tmp_path: Path) -> None:
+    assert RunReader(str(run)).read().state == read_run(RunStore(str(run))).state == "finished"
+    made = MadeRun(tmp_path / "other", generations=3)
+    made.generation()
+    with Presence(made.store) as presence:
+        presence.announce("address")
+        assert RunReader(made.store.uri).read().state == "running"
+    (Path(made.store.path) / "running.json").write_text("{}")  # of a driver that was killed
+    assert RunReader(made.store.uri).read().state == read_run(made.store).state == "stopped"
+
+
+def test_the_score_that_was_rewarded_comes_first(run: Path) -> None:
+    read = RunReader(str(run)).read()
+    names = [f"tar@far={far}" for far in (0.5, 0.2, 0.1, 0.05, 0.02)]
+    scores = dict.fromkeys(["accuracy", "threshold", *names, "d_prime"], 0.5)
+    read = replace(read, result={"generation": 3, "test": scores})
+    read = replace(read, config=replace(read.config, reward=replace(read.config.reward, metric="d_prime")))
+    shown = re.findall(r"test: (.*?)</td>", text_of(read)["summary"])
+    assert shown == ["d_prime", "accuracy", *names[:4]]
+
+
+def test_luck_stands_where_choosing_stands(run: Path) -> None:
+    read = RunReader(str(run)).read()
+    chart, rows = gain_chart(read), gains(read)
+    assert chart is not None
+    bars = {trace["name"]: trace for trace in chart["data"]}
+    luck = bars["choosing by luck alone"]
+    assert luck["customdata"] == rows["luck"].tolist()
+    assert luck["y"] == [max(0.0, base) + luck for base, luck in zip(rows["training"], rows["luck"], strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("metric", "unit"),
+    [("auc", "fraction"), ("all:tar@far=1e-3+all:tar@far=0.1", "fraction"), ("all:d_prime", "standard deviations"),
+     ("auc+d_prime", "1"), ("my_reward:gap", "1")],
+)  # fmt: skip
+def test_units_of_rewards(run: Path, metric: str, unit: str) -> None:
+    read = RunReader(str(run)).read()
+    config = replace(read.config, reward=replace(read.config.reward, metric=metric))
+    assert reward_unit(replace(read, config=config)) == unit
+
+
+def test_nothing_is_drawn_again_while_nothing_is_new(run: Path) -> None:
+    reporter = Reporter(str(run), View(), evaluation=False)
+    first = reporter.sections()
+    assert reporter.sections() is first
+    RunStore(str(run)).record_event("start", host="here")
+    assert reporter.sections() is not first
