@@ -141,7 +141,10 @@ def cannot_be_reached(where: str, hint: str) -> Iterator[None]:
 
     try:
         yield
-    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+    except Exception as error:
+        known = (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError)
+        if not isinstance(error, known) and type(error) is not Exception:  # which says that Ray did not start in time
+            raise
         line = str(error).strip().split("\n")[0]
         raise UserError(f"Ray at {where} cannot be reached: {line}; {hint}") from None
 
