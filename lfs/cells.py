@@ -13,6 +13,7 @@ import json
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import ray
@@ -284,7 +285,8 @@ def stopping(root: RunStore, session: str, view: View, resume: str) -> Iterator[
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
-        with interrupts(asked, lambda: view.stopping("the running generations", resume), view.stopping_now):
+        told = partial(view.stopping, "the running generations", resume), partial(view.stopping_now, resume)
+        with interrupts(asked, *told):
             yield asked
     finally:
         over.set()

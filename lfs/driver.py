@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -181,8 +182,9 @@ def run_search(store: RunStore, config: SearchConfig, view: View) -> Outcome:
             leave=lambda reason: leave(f"lfs.search: {reason}; continue with {resume_flags(store.shown)}"),
         )  # fmt: skip
         presence.on_lost(watch.end)
-        after = lambda: view.stopping("this generation", f"python -m lfs.search {resume_flags(store.shown)}")  # noqa: E731
-        with watch, interrupts(watch.stop_asked, after, view.stopping_now):
+        resume = f"python -m lfs.search {resume_flags(store.shown)}"
+        told = partial(view.stopping, "this generation", resume), partial(view.stopping_now, resume)
+        with watch, interrupts(watch.stop_asked, *told):
             try:
                 tune_trials(store, config, room.gpus, controller_name(store))
             except (OSError, ray.tune.TuneError) as error:  # Tune's own files, on the same storage as the run

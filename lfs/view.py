@@ -156,6 +156,7 @@ class View:
         self._showing = contextlib.ExitStack()
         self._lock = threading.RLock()
         self._blind = False
+        self._resume = ""
 
     def _shown(self, show: Callable[[], None]) -> None:
         """Show something; where nobody reads any more (a closed pipe or terminal, a full disk), work goes on unseen."""
@@ -235,11 +236,17 @@ class View:
     def stopping(self, after: str, resume: str) -> None:
         """What a first Ctrl-C comes to, and the command that goes on later."""
         self.say(f"stopping after {after} (Ctrl-C again: now; committed ones stay)")
-        self.command("to go on", resume)
+        self._say_once(resume)
 
-    def stopping_now(self) -> None:
-        """What a second Ctrl-C comes to."""
+    def stopping_now(self, resume: str) -> None:
+        """What a second Ctrl-C or SIGTERM comes to; the command now, since Ray may end before this process does."""
         self.say("stopping now; Ctrl-C again does not wait for Ray")
+        self._say_once(resume)
+
+    def _say_once(self, resume: str) -> None:
+        if resume != self._resume:
+            self._resume = resume
+            self.command("to go on", resume)
 
     def finish(self, run: str, status: dict[str, Any]) -> None:
         """The result: generations, test scores, and where to look further."""

@@ -188,3 +188,17 @@ def test_a_pause_a_wait_and_a_note_are_told_once_each() -> None:
     ]
     assert errors.getvalue() == "warning: trainer-001 cannot take part: no torch\n"
     assert "paused" in rendered(SearchScreen(status=status() | {"state": "paused"}))[0]
+
+
+def test_the_command_to_go_on_is_said_with_the_first_word_of_an_end_and_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    view = View()
+    view.stopping_now("python -m lfs.search --resume runs/x")
+    assert capsys.readouterr().out.splitlines()[1] == "to go on      python -m lfs.search --resume runs/x"
+    view.stopping_now("python -m lfs.search --resume runs/x")
+    assert "to go on" not in capsys.readouterr().out
+    view = View()
+    view.stopping("this generation", "python -m lfs.search --resume runs/x")
+    view.stopping_now("python -m lfs.search --resume runs/x")
+    assert capsys.readouterr().out.count("to go on") == 1
