@@ -258,8 +258,8 @@ def test_trials_stop_when_another_driver_has_taken_their_comparison_over(
     monkeypatch.setattr(presence, "BEAT_S", 0.01)
     monkeypatch.setattr(presence, "SETTLE_S", 0.0)
     monkeypatch.setattr(cells.tune, "Tuner", Tuner)
-    for name in ("ray_cluster", "quiet_logs"):
-        monkeypatch.setattr(cells, name, lambda _: contextlib.nullcontext())
+    for name in ("waited_for_ray", "quiet_logs"):
+        monkeypatch.setattr(cells, name, lambda *_: contextlib.nullcontext())
     monkeypatch.setattr(cells, "alive_nodes", lambda: [{"Resources": {"CPU": 2.0}}])
     monkeypatch.setattr(cells, "growth_of_cluster", lambda *_: None)
     runs = {"am": run_of(config(), Cell(method="am", searched=False, seed=0))}
