@@ -3,7 +3,6 @@
 import dataclasses
 import html
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,7 +31,7 @@ from lfs.report_charts import (
 )
 from lfs.report_faces import Faces
 from lfs.report_run import Run, number
-from lfs.report_series import costs, gains, noise, shifts
+from lfs.report_series import costs, gains, noise, shifts, stored_points
 from lfs.results_show import event_line
 from lfs.results_tables import scored
 from lfs.terminal import printable
@@ -46,7 +45,6 @@ MAX_SCORES = 6
 """Test scores in the summary."""
 MAX_ROWS = 2000
 """Of a table: the last ones."""
-TAR = re.compile(r"(?:(?P<set>.*)/)?(?P<all>all:)?tar@far=(?P<far>[0-9.e+-]+)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -321,26 +319,6 @@ def _tests(run: Run) -> list[tuple[str, str]]:
     names = [name for name in metrics if not name.endswith(("_se", "threshold"))]
     names.sort(key=lambda name: name != known_by)  # the others stay in their order
     return [(name, reward_text(metrics[name], metrics.get(f"{name}_se"))) for name in names]
-
-
-def stored_points(metrics: Mapping[str, float]) -> pd.DataFrame:
-    """The operating points among stored test scores: columns set, far, tar, tar_se."""
-    rows = []
-    for name, value in metrics.items():
-        match = TAR.fullmatch(name)
-        far = _positive(match["far"]) if match else math.nan
-        if match and far == far:
-            where = (match["set"] or "test") + (", all pairs" if match["all"] else ", listed pairs") + ", at the end"
-            rows.append({"set": where, "far": far, "tar": number(value), "tar_se": number(metrics.get(f"{name}_se"))})
-    return pd.DataFrame(rows, columns=["set", "far", "tar", "tar_se"])
-
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        return math.nan
-    return value if 0 < value <= 1 else math.nan
 
 
 def _verification(run: Run, faces: Faces | str) -> Section:

@@ -15,7 +15,8 @@ The first generation has no parent whose reward is known, and is left out.
 """
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -30,6 +31,7 @@ KINDS = ("training", "validating", "waiting", "lost work", "dead")
 LEAST_PAUSE_S = 60.0
 """Nobody works for so long, and for `PAUSE` candidates: the search was stopped, and the time is cut out."""
 PAUSE = 5
+TAR = re.compile(r"(?:(?P<set>.*)/)?(?P<all>all:)?tar@far=(?P<far>[0-9.e+-]+)")
 
 
 def gains(run: Run) -> pd.DataFrame:
@@ -217,3 +219,23 @@ def costs(run: Run) -> pd.DataFrame:
         "candidates": [g.summary["candidates"] for g in run.generations],
     })  # fmt: skip
     return made.assign(total_images=made["images"].cumsum())
+
+
+def stored_points(metrics: Mapping[str, float]) -> pd.DataFrame:
+    """The operating points among stored test scores: columns set, far, tar, tar_se."""
+    rows = []
+    for name, value in metrics.items():
+        match = TAR.fullmatch(name)
+        far = _positive(match["far"]) if match else math.nan
+        if match and far == far:
+            where = (match["set"] or "test") + (", all pairs" if match["all"] else ", listed pairs") + ", at the end"
+            rows.append({"set": where, "far": far, "tar": number(value), "tar_se": number(metrics.get(f"{name}_se"))})
+    return pd.DataFrame(rows, columns=["set", "far", "tar", "tar_se"])
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        return math.nan
+    return value if 0 < value <= 1 else math.nan

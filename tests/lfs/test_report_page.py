@@ -17,7 +17,8 @@ from lfs.report_charts import label
 from lfs.report_faces import Faces, HardPair
 from lfs.report_page import embedded, page
 from lfs.report_run import Run, RunReader
-from lfs.report_sections import sections, stored_points
+from lfs.report_sections import sections
+from lfs.report_series import stored_points
 from search_space.config import SpaceConfig
 from tests.lfs.report_runs import MadeRun
 from trainers.verification.roc_curve import roc_curve
