@@ -45,6 +45,12 @@ def masked(text: str) -> str:
     return text
 
 
+def _on_its_terminal() -> None:
+    """In the new process: the terminal is its own, and it ends with it, also where tests run under nohup."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 class Terminal:
     """A command of the project on a terminal of its own.
 
@@ -68,7 +74,7 @@ class Terminal:
         self.process = subprocess.Popen(
             [sys.executable, *command], stdin=follower, stdout=follower, stderr=follower,
             env=environment, cwd=folder, start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=_on_its_terminal,
         )  # fmt: skip
         os.close(follower)
 
