@@ -155,7 +155,7 @@ class Aside(tune.Callback):
     def _say(self, line: str) -> None:
         watch = Watch.live.get(self.controller)
         if watch is not None:
-            watch.warn(line)
+            watch.view.warn(line)
 
 
 def without_passwords(text: str) -> str:

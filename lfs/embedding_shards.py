@@ -180,8 +180,9 @@ class ShardStore:
             bad = [(int(row), str(reason)) for row, reason in facts["bad"]]
         except (UserError, KeyError, ValueError, TypeError):
             return None
-        rows = min(self.plan.shard_rows, len(self.plan.keys) - number * self.plan.shard_rows)
-        fits = embeddings.shape == (rows, self.plan.dim) and embeddings.dtype.name == self.plan.dtype
+        fits = (
+            embeddings.shape == (self.plan.rows_of(number), self.plan.dim) and embeddings.dtype.name == self.plan.dtype
+        )
         return (embeddings, bad) if fits and facts.get("settings") == self._tag else None
 
     def _whole(self, number: int) -> tuple[npt.NDArray[Any], list[tuple[int, str]]]:

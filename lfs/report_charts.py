@@ -16,7 +16,7 @@ import torch
 from lfs.colours import BLACK, BLUE, GREEN, MUTED, ORANGE, PALE, REFERENCE_COLOURS, SKY, VERMILION
 from lfs.loss_curves import default_references, losses_at, margins_at, target_cosines, target_probabilities
 from lfs.report_run import Generation, Run, number
-from lfs.report_series import KINDS, Shifts, costs, gains, noise
+from lfs.report_series import KINDS, Shifts, costs, noise
 from lfs.sheet import is_fraction
 from lfs.terminal import printable
 from search_space.loss import Loss
@@ -228,11 +228,12 @@ def loss_chart(losses: Sequence[tuple[int, Loss]]) -> Chart:
     return {"data": data, "layout": made}
 
 
-def gain_chart(run: Run) -> Chart | None:
-    """Where the gain of each generation came from; None before the second one."""
-    rows = gains(run)
-    if rows.empty:
-        return None
+def gain_chart(run: Run, rows: pd.DataFrame) -> Chart:
+    """Where the gain of each generation came from.
+
+    Args:
+        rows: as `gains` gives them, at least one.
+    """
     x = [int(g) + 1 for g in rows["generation"]]
 
     def bar(column: str, name: str, colour: str, shape: str) -> Chart:

@@ -226,8 +226,8 @@ def shown_losses(run: Run) -> tuple[list[tuple[int, Loss]], list[str]]:
 
 
 def _gain(run: Run) -> Section:
-    chart, rows = gain_chart(run), gains(run)
-    if chart is None:
+    rows = gains(run)
+    if rows.empty:
         return Section(key="gain", title=TITLES["gain"], text=note("there is no generation with a parent yet"))
     text = paragraph(
         "Gain: reward of the winner minus that of its parent, the winner before it. By training alone: mean reward of "
@@ -243,7 +243,7 @@ def _gain(run: Run) -> Section:
         f"Over {len(rows):,} generations: {training + choosing:+.4f}, of which training alone {training:+.4f} and "
         f"choosing {choosing:+.4f}; luck alone would have given {luck:.4f}. Choosing rose above luck in {told:,}."
     )
-    return Section(key="gain", title=TITLES["gain"], text=text, charts={"gain": chart})
+    return Section(key="gain", title=TITLES["gain"], text=text, charts={"gain": gain_chart(run, rows)})
 
 
 def _lineage(run: Run) -> Section:

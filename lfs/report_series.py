@@ -52,12 +52,12 @@ def gains(run: Run) -> pd.DataFrame:
 
 def luck(generation: Generation) -> float:
     """See the module; NaN: not known."""
-    rows = generation.candidates
-    known = rows[rows["reward"].notna()]
-    errors = known.loc[~known["winner"], "paired_se"].dropna()
-    if len(known) < 2:
-        return 0.0 if len(known) else math.nan
-    return expected_maximum(len(known)) * float(errors.median()) / math.sqrt(2) if len(errors) else math.nan
+    reward, paired, won = (generation.candidates[name].to_numpy() for name in ("reward", "paired_se", "winner"))
+    known = ~np.isnan(reward)
+    count, errors = int(known.sum()), paired[known & ~won & ~np.isnan(paired)]
+    if count < 2:
+        return 0.0 if count else math.nan
+    return expected_maximum(count) * float(np.median(errors)) / math.sqrt(2) if len(errors) else math.nan
 
 
 @cache

@@ -102,8 +102,8 @@ def _deliver(table: pd.DataFrame, options: argparse.Namespace, titles: Mapping[s
     if table.empty:
         console().print(none)
     else:
-        asked = bool(options.columns or titles is None)
-        show(table, console(), None if options.columns else titles, () if asked else CANDIDATE_RANKS)
+        titles = None if options.columns else titles
+        show(table, console(), titles, CANDIDATE_RANKS if titles else ())
 
 
 def _for_a_reader(table: pd.DataFrame) -> pd.DataFrame:

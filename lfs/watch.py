@@ -1,6 +1,5 @@
 """The driver's thread that looks at the controller once a second: what it shows, whether it is over, what it wants."""
 
-import contextlib
 import logging
 import threading
 import time
@@ -82,11 +81,6 @@ class Watch:
         """End the search as it stands."""
         self.trouble = trouble
         self.over.set()
-
-    def warn(self, line: str) -> None:
-        """Say what asks for attention, from any thread; where nobody reads any more, nobody is told."""
-        with contextlib.suppress(OSError, SystemExit):
-            self.view.warn(line)
 
     def _run(self) -> None:
         while not self._quit.is_set():

@@ -18,6 +18,7 @@ from lfs import commands, controller, results
 from lfs.run_store import RunStore
 from tests.lfs.faces import TINY
 from tests.lfs.fakes import config
+from tests.lfs.plugin_files import Write, forgotten
 from trainers.data.builtin import ensure_builtin_faces
 
 
@@ -210,3 +211,17 @@ def results_command(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[i
         return code, shown.out, shown.err
 
     return run
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Iterator[Write]:
+    """Writes modules that can be imported during the test."""
+    folder = tmp_path / "modules"
+    folder.mkdir()
+
+    def module(name: str, text: str) -> Path:
+        (folder / f"{name}.py").write_text(text)
+        return folder
+
+    with forgotten(folder, os.environ):  # type: ignore[arg-type]
+        yield module

@@ -1,7 +1,7 @@
 """Plug-ins as real modules and installed packages, which a test can import and then forget."""
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -9,6 +9,33 @@ from lfs.plugins import VARIABLE
 from search_space import loss as losses
 from search_space import margins, plugins, spaces
 from trainers import backbones, metrics
+
+Write = Callable[..., Path]
+"""Writes a module, and says in which folder."""
+
+LOSS = """
+from dataclasses import dataclass
+from search_space.margin_loss import MarginLoss
+
+@dataclass(frozen=True, kw_only=True)
+class Mine(MarginLoss):
+    size: float = 0.1
+
+    def target_cosine(self, cosine):
+        return cosine - self.size
+"""
+SPACE = """
+from search_space.spaces import SearchSpace
+
+class Space(SearchSpace):
+    parameter_names = ("scale", "size")
+
+    def __init__(self, config):
+        super().__init__(config, mean0=[0.2], std=0.1, takes=("parameters",))
+
+    def loss(self, action):
+        return Mine(scale=self.scale, size=float(action[0]))
+"""
 
 KINDS = (losses._STORED, margins.NAMES, spaces.NAMES, backbones.NAMES, metrics.NAMES)
 

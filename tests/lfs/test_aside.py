@@ -52,7 +52,7 @@ class Recorder:
 def warnings() -> Iterator[list[str]]:
     """What the view of the search is told."""
     lines: list[str] = []
-    Watch.live[CONTROLLER] = SimpleNamespace(warn=lines.append, reason="")  # type: ignore[assignment]
+    Watch.live[CONTROLLER] = SimpleNamespace(view=SimpleNamespace(warn=lines.append), reason="")  # type: ignore[assignment]
     yield lines
     del Watch.live[CONTROLLER]
 

@@ -50,7 +50,7 @@ def nothing_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
 def warnings() -> Iterator[list[str]]:
     """What the view of the search is told."""
     lines: list[str] = []
-    Watch.live[CONTROLLER] = SimpleNamespace(warn=lines.append, reason="")  # type: ignore[assignment]
+    Watch.live[CONTROLLER] = SimpleNamespace(view=SimpleNamespace(warn=lines.append), reason="")  # type: ignore[assignment]
     yield lines
     del Watch.live[CONTROLLER]
 

@@ -10,7 +10,7 @@ import pytest
 from lfs import look
 from lfs.run_store import RunStore
 from tests.lfs.conftest import free_address, start_ray
-from tests.lfs.test_plugins import LOSS, SPACE
+from tests.lfs.plugin_files import LOSS, SPACE
 from tests.lfs.test_search_ray import Start
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

@@ -256,9 +256,8 @@ def test_the_score_that_was_rewarded_comes_first(run: Path) -> None:
 
 def test_luck_stands_where_choosing_stands(run: Path) -> None:
     read = RunReader(str(run)).read()
-    chart, rows = gain_chart(read), gains(read)
-    assert chart is not None
-    bars = {trace["name"]: trace for trace in chart["data"]}
+    rows = gains(read)
+    bars = {trace["name"]: trace for trace in gain_chart(read, rows)["data"]}
     luck = bars["choosing by luck alone"]
     assert luck["customdata"] == rows["luck"].tolist()
     assert luck["y"] == [max(0.0, base) + luck for base, luck in zip(rows["training"], rows["luck"], strict=True)]
