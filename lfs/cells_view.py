@@ -1,6 +1,5 @@
 """What a comparison shows while it trains: its cells, those that run, and the time left."""
 
-import contextlib
 import math
 import time
 from collections.abc import Mapping
@@ -11,9 +10,7 @@ from rich.text import Text
 
 from lfs.columns import Column, Columns
 from lfs.config import SearchConfig
-from lfs.live import LiveArea
 from lfs.progress import duration_text
-from lfs.terminal import is_live
 from lfs.view import View, reward_text
 
 
@@ -39,23 +36,14 @@ class CellsView:
         self.finished, self.done = finished, dict(done)
         self.running: dict[str, dict[str, Any]] = {}
         self.outcomes: dict[str, dict[str, Any]] = {}
-        self._area: LiveArea | None = None
-        self._showing = contextlib.ExitStack()
         self._began, self._work = time.monotonic(), 0
-
-    @property
-    def console(self) -> Console:
-        """Where the live view is."""
-        return self.view.console
 
     def begin(self, at_a_time: int) -> None:
         """Training starts."""
         self._began = time.monotonic()
         self.view.say(f"{len(self.cells)} of {self.total} cells to train, {at_a_time} at a time")
-        if is_live(self.console):
-            self._area = LiveArea(self.console)
-            self._showing.enter_context(self._area.shown())
-            self._show()
+        self.view.begin()
+        self._show()
 
     def started(self, cell: str) -> None:
         """A cell's process is up."""
@@ -87,9 +75,7 @@ class CellsView:
 
     def end(self) -> None:
         """Training is over."""
-        self._area = None
-        with contextlib.suppress(OSError):  # its terminal may be gone
-            self._showing.close()
+        self.view.stop()
 
     def _say(self, cell: str, result: dict[str, Any]) -> None:
         reward = result.get("reward", math.nan)
@@ -104,9 +90,7 @@ class CellsView:
         return (time.monotonic() - self._began) / self._work * left if self._work else None
 
     def _show(self) -> None:
-        if self._area:
-            with contextlib.suppress(OSError):
-                self._area.show(self)
+        self.view.draw(self)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield Text(f"{self.finished}/{self.total} cells   {duration_text(self.eta_s())} left", style="bold")

@@ -59,6 +59,10 @@ def _identity(path: str | Path) -> object:
 
 def json_value(value: Any) -> Any:
     """A value as JSON can hold it: null for what is missing or not finite, lists for arrays, texts for all else."""
+    if type(value) is float:
+        return value if math.isfinite(value) else None
+    if type(value) in (str, int, bool):
+        return value
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(value, Mapping):

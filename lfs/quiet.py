@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator
 
 from lfs.commands import FAILED, INTERRUPTED
+from lfs.outflow import Outflow
 from lfs.run_store import RunStore
 from lfs.terminal import printable
 
@@ -95,8 +96,12 @@ class LogFile(logging.handlers.RotatingFileHandler):
 
 
 def leave(line: str) -> None:
-    """End this process with a last line, whatever its other threads are stuck in."""
-    print(printable(line), file=sys.stderr, flush=True)
+    """End this process with a last line, whatever its other threads are stuck in, and its terminal too."""
+    out = Outflow(sys.stderr)
+    out.flow()
+    with contextlib.suppress(OSError, ValueError):
+        out.write(printable(line) + "\n")
+    out.settle(LAST_LOGS_S)
     os._exit(FAILED)
 
 
@@ -125,15 +130,17 @@ def quiet_logs(store: RunStore) -> Iterator[None]:
         file = LogFile(f"{store.path}/driver.log", maxBytes=LOG_BYTES, backupCount=1, delay=True)
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     loggers = [logging.getLogger(name) for name in QUIET]
-    before = [(log, log.handlers[:], log.propagate) for log in loggers]
+    before = [(log, log.handlers[:], log.propagate, log.level) for log in loggers]
     with written_aside(file) as handler:
         for log in loggers:
             log.handlers, log.propagate = [handler], False
+            log.setLevel(logging.INFO)  # `ray.init` was told ERROR, which is for the terminal
         logging.captureWarnings(True)
         try:
             with warnings.catch_warnings():
                 yield
         finally:
             logging.captureWarnings(False)
-            for log, handlers, propagate in before:
+            for log, handlers, propagate, level in before:
                 log.handlers, log.propagate = handlers, propagate
+                log.setLevel(level)

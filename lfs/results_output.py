@@ -78,9 +78,11 @@ def _put(file: str, data: bytes) -> None:
 
 
 def as_json(table: pd.DataFrame) -> bytes:
-    """A list with an object for each row; what is not there, or no number, is null."""
-    rows = [{str(name): json_value(value) for name, value in row.items()} for row in table.to_dict("records")]
-    return (json.dumps(rows, indent=1, allow_nan=False) + "\n").encode()
+    """A list with an object for each row, on a line of its own; what is not there, or no number, is null."""
+    names = [str(name) for name in table]
+    columns = [map(json_value, table.iloc[:, at].tolist()) for at in range(len(names))]
+    rows = [json.dumps(dict(zip(names, row, strict=True)), allow_nan=False) for row in zip(*columns, strict=True)]
+    return ("[" + ",".join(f"\n {row}" for row in rows) + "\n]\n" if rows else "[]\n").encode()
 
 
 def as_csv(table: pd.DataFrame) -> bytes:
@@ -127,7 +129,8 @@ def print_table(table: Columns, to: Console) -> None:
     for column in kept:
         texts = [column.title, *column.cells]
         lengths = [len(text) if text.isascii() else cell_len(text) for text in texts]
-        gaps = [" " * (max(lengths) - length) for length in lengths]
+        longest = max(lengths)
+        gaps = [" " * (longest - length) for length in lengths]
         padded.append([gap + text if column.right else text + gap for text, gap in zip(texts, gaps, strict=True)])
     to.file.write("".join(printable("  ".join(row).rstrip()) + "\n" for row in zip(*padded, strict=True)))
 

@@ -5,13 +5,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import IO, Any, cast
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.filesize import decimal
 
 from lfs.columns import Column, Columns
 from lfs.live import LiveArea
+from lfs.outflow import Outflow
 from lfs.progress import WorkProgress, duration_text, waiting
 from lfs.terminal import SafeConsole, is_live
 from search_space.unified_parameters import PARAMETERS
@@ -137,6 +138,11 @@ def _far_text(far: str) -> str:
         return far
 
 
+SETTLE_S = 5.0
+"""A terminal has so long to take what is still to be shown; then the search goes on with ending."""
+MAX_PENDING = 2**14
+"""Characters that are on their way to a terminal; a few screens."""
+
 RARE_STATES = {"paused", "waiting for room"}
 """States of a search that a reader of plain lines is told of."""
 
@@ -144,7 +150,10 @@ METRIC_TITLES = {"auc": "AUC", "d_prime": "d'"}
 
 
 class View:
-    """Shows one search. `say` and `warn` are lines that stay; `update` is the state that changes."""
+    """Shows one search. `say` and `warn` are lines that stay; `update` is the state that changes.
+
+    While a search is shown, none of them waits for a terminal that is stopped (Ctrl-S), or a pipe that nobody reads.
+    """
 
     def __init__(self, console: Console | None = None, errors: Console | None = None) -> None:
         piped = not sys.stdout.isatty()
@@ -154,6 +163,7 @@ class View:
         self.state = "running"
         self._area: LiveArea | None = None
         self._showing = contextlib.ExitStack()
+        self._flows: list[Outflow] = []
         self._lock = threading.RLock()
         self._blind = False
         self._resume = ""
@@ -193,6 +203,23 @@ class View:
         """Says in the block that something is waited for, if that takes longer than a moment."""
         return waiting(what, self.console)
 
+    def begin(self) -> None:
+        """From here to `stop` nothing waits for who reads, and on a terminal there is something that is drawn anew."""
+        if not self._flows:
+            for console in dict.fromkeys((self.console, self.errors)):
+                self._flows.append(Outflow(console.file))
+                console.file = cast(IO[str], self._flows[-1])
+        for flow in self._flows:
+            flow.flow()
+        if is_live(self.console):
+            self._area = LiveArea(self.console)
+            self._showing.enter_context(self._area.shown())
+
+    def draw(self, content: RenderableType) -> None:
+        """Draw this below all lines from now on; not yet, if what was drawn before is still on its way."""
+        if (area := self._area) and self._flows[0].pending <= MAX_PENDING:
+            self._shown(lambda: area.show(content))
+
     def start(self, status: dict[str, Any], *, attached: bool = False) -> None:
         """Begin to show a search; generations that are behind already are not told again."""
         self.shown, self.noted, self.state = len(status["summaries"]), 0, status["state"]
@@ -201,16 +228,13 @@ class View:
             self.say(f"{status['name']} ({status['run']}), {status['state']}, {where}")
         elif self.shown and status["candidates"]:
             self.say(f"resuming at {where}")
-        if is_live(self.console):
-            self._area = LiveArea(self.console)
-            self._showing.enter_context(self._area.shown())
-            self._draw(status)
+        self.begin()
+        self._draw(status)
 
     def _draw(self, status: dict[str, Any]) -> None:
         from lfs.search_screen import SearchScreen
 
-        if area := self._area:
-            self._shown(lambda: area.show(SearchScreen(status=status)))
+        self.draw(SearchScreen(status=status))
 
     def update(self, status: dict[str, Any]) -> None:
         """Show the latest status; in a pipe, only generations that have closed, and states that have changed, since."""
@@ -228,10 +252,13 @@ class View:
         self.state = status["state"]
 
     def stop(self) -> None:
-        """Take the live view away; the final table follows."""
+        """Take what is live away; the final table follows."""
         with self._lock, contextlib.suppress(OSError, SystemExit):  # its terminal may be gone
             self._area = None
             self._showing.close()
+        until = time.monotonic() + SETTLE_S
+        for flow in self._flows:
+            flow.settle(max(0.0, until - time.monotonic()))
 
     def stopping(self, after: str, resume: str) -> None:
         """What a first Ctrl-C comes to, and the command that goes on later."""

@@ -50,7 +50,6 @@ class Watch:
         self._came = False
         self.trouble = ""
         self.stop_asked = threading.Event()
-        self._blind = False
         self._drained: set[str] = set()
         self._quit = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
@@ -102,7 +101,7 @@ class Watch:
             if self.status["finished"]:
                 self.over.set()
             self._end_if_nobody_comes()
-            self._show()
+            self.view.update(self.status)
         except ray.exceptions.ActorDiedError as error:
             self.trouble = f"the controller is gone: {str(error).strip().splitlines()[-1]}"
             self.over.set()
@@ -153,11 +152,3 @@ class Watch:
         elif time.monotonic() - self._began > self._timeout_s:
             self.trouble = f"no trainer found room for {self._timeout_s:g} s; see `ray status` and --start-timeout-s"
             self.over.set()
-
-    def _show(self) -> None:
-        """Show the status; where nobody reads any more (a closed pipe, a full disk), the search goes on unseen."""
-        if not self._blind:
-            try:
-                self.view.update(self.status)
-            except (OSError, SystemExit):
-                self._blind = True

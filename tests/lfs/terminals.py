@@ -23,6 +23,7 @@ import pyte
 GOLDEN = Path(__file__).parent / "golden" / "screens"
 UPDATE = "LFS_UPDATE_GOLDEN"
 CTRL_C = "\x03"
+CTRL_Q, CTRL_S = "\x11", "\x13"
 CTRL_Z = "\x1a"
 MASKS = (
     (r"running( {6}|  +\d+ %)", "running  .. %"),

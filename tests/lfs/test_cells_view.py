@@ -3,6 +3,7 @@
 import io
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -34,7 +35,7 @@ def test_work_is_counted_in_candidates() -> None:
 
 def test_a_pipe_gets_one_line_per_finished_cell(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(0, 10_000, 10))
-    monkeypatch.setattr("lfs.cells_view.time.monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("lfs.cells_view.time", SimpleNamespace(monotonic=lambda: float(next(clock))))
     view, out = made()
     view.begin(2)  # second 10
     view.started("b")

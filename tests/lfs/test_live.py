@@ -232,6 +232,7 @@ def test_a_terminal_without_unicode_gets_signs_of_the_same_width() -> None:
     console = SafeConsole(file=io.TextIOWrapper(bytes_, encoding="ascii"), width=80)
     view = View(console, console)
     view.start(status())
+    view.stop()
     view.finish("runs/Å", status(5))
     console.file.flush()
     assert b"0.0100  " in bytes_.getvalue()
@@ -260,14 +261,18 @@ PRESSED = """
 import os, signal, sys, threading, time
 from lfs.quiet import interrupts
 say = lambda line: print(line, flush=True)
+
+def naps():  # a signal that comes just before a sleep does not wake it
+    for _ in range(2000):
+        time.sleep(0.05)
+
 try:
     with interrupts(threading.Event(), lambda: say("after this"), lambda: say("now")):
         say("ready")
-        time.sleep(100)
-        time.sleep(100)
+        naps()
 except KeyboardInterrupt:
     say("ending")
-    time.sleep(100)
+    naps()
 """
 
 

@@ -26,6 +26,23 @@ def test_the_log_of_a_driver_keeps_the_last_messages_within_its_bound(
     assert "ray.tune" in (tmp_path / "driver.log.1").read_text()
 
 
+def test_what_ray_keeps_from_the_terminal_is_in_the_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log, tune = logging.getLogger("ray"), logging.getLogger("ray.tune.execution")
+    before = log.level
+    log.setLevel(logging.ERROR)  # as `ray.init(logging_level="ERROR")` does
+    try:
+        with quiet.quiet_logs(RunStore(str(tmp_path))):
+            tune.info("a trial started")
+            tune.warning("a trial is slow")
+        assert log.level == logging.ERROR
+    finally:
+        log.setLevel(before)
+    written = (tmp_path / "driver.log").read_text()
+    assert "INFO ray.tune.execution: a trial started" in written
+    assert "WARNING ray.tune.execution: a trial is slow" in written
+    assert capsys.readouterr() == ("", "")
+
+
 def test_a_log_whose_disk_is_full_says_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with quiet.quiet_logs(RunStore(str(tmp_path / "run"))):  # no such folder: it cannot be opened
         logging.getLogger("lfs").warning("lost")

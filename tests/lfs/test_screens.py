@@ -12,7 +12,7 @@ import pytest
 
 from lfs.commands import INTERRUPTED
 from lfs.run_store import RunStore
-from tests.lfs.terminals import CTRL_C, Terminal, check, masked
+from tests.lfs.terminals import CTRL_C, CTRL_Q, CTRL_S, Terminal, check, masked
 
 Start = Callable[..., Terminal]
 NARROW, WIDE = (80, 24), (140, 40)
@@ -173,6 +173,28 @@ def test_a_window_that_is_closed_ends_a_training_that_goes_on_later(
     again = terminal("-m", "lfs.train", "--resume", "runs/made", "--generations", str(len(done) + 1))
     assert again.wait() == 0
     assert f"resuming at generation {len(done) + 1} of {len(done) + 1}" in again.text()
+
+
+@pytest.mark.parametrize("then", [CTRL_Q, ""])
+def test_a_terminal_that_is_stopped_holds_nothing_up(
+    terminal: Start, recipe_file: Callable[..., str], tmp_path: Path, then: str
+) -> None:
+    flags = ("--trainer.generation-length", "2", "--loss", "am", "--name", "made")
+    shown = terminal("-m", "lfs.train", "--config", recipe_file(generations=500), *flags)
+    shown.wait_for(r"generation 3/500")
+    shown.type(CTRL_S)
+    time.sleep(1.0)
+    store = RunStore(str(tmp_path / "runs" / "made"))
+    seen, deadline = len(store.committed()), time.monotonic() + 120
+    while len(store.committed()) < seen + 10:
+        assert time.monotonic() < deadline, "it waits for its terminal"
+        time.sleep(0.1)
+    shown.type(then)
+    if then:
+        shown.wait_for(rf"generation ({'|'.join(str(number) for number in range(seen + 9, 500))})/500")
+    shown.type(CTRL_C)  # lets a stopped terminal go on, too
+    assert shown.wait() == INTERRUPTED
+    assert "to go on      python -m lfs.train --resume runs/made" in shown.text()
 
 
 def test_ctrl_c_stops_a_training_after_its_generation(

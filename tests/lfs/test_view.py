@@ -1,6 +1,9 @@
 """What a user reads: the live view, the plain lines, the table at the end."""
 
 import io
+import re
+import threading
+import time
 from typing import Any
 
 import pytest
@@ -19,6 +22,7 @@ from lfs.view import (
     summary_table,
 )
 from tests.lfs.fakes import config, drive
+from tests.lfs.unread import unread
 
 
 def status(generation: int = 2) -> dict[str, Any]:
@@ -103,6 +107,7 @@ def test_a_resumed_search_does_not_tell_its_past_again() -> None:
     view = View(console=Console(file=out, highlight=False, soft_wrap=True))
     view.start(status(2))
     view.update(status(2))
+    view.stop()
     assert out.getvalue() == "resuming at generation 3 of 5\n"
 
 
@@ -181,6 +186,7 @@ def test_a_pause_a_wait_and_a_note_are_told_once_each() -> None:
     view.start(status(), attached=True)
     for state in ("running", "pausing", "paused", "paused", "running", "waiting for room", "testing"):
         view.update(status() | {"state": state, "notes": ["trainer-001 cannot take part: no torch"]})
+    view.stop()
     assert out.getvalue().splitlines() == [
         "made (runs/made), running, generation 3 of 5",
         *("paused at generation 3 of 5", "running at generation 3 of 5"),
@@ -188,6 +194,41 @@ def test_a_pause_a_wait_and_a_note_are_told_once_each() -> None:
     ]
     assert errors.getvalue() == "warning: trainer-001 cannot take part: no torch\n"
     assert "paused" in rendered(SearchScreen(status=status() | {"state": "paused"}))[0]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_search_does_not_wait_for_who_does_not_read(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lfs.view.SETTLE_S", 0.05)
+    with unread() as (stream, all_of_it):
+        views = [Console(file=stream, force_terminal=terminal, highlight=False, width=90) for _ in range(2)]
+        view = View(*views)
+        view.start(status(0))
+        before = time.monotonic()
+        shown = status(2) | {"notes": [f"note {number}" for number in range(5)]}
+        for number in range(500):
+            view.update(shown)
+            view.say(f"line {number} {'x' * 70}")
+        view.stop()
+        assert time.monotonic() - before < 60
+        finishing = threading.Thread(target=view.finish, args=("runs/made", status(4)))
+        finishing.start()
+        text = all_of_it()
+        finishing.join(60)
+    said = re.findall(r"line (\d+) x", text)
+    assert said == [str(number) for number in range(len(said))], "in their order"
+    assert "warning: note 3" in text
+    assert text.rstrip().endswith("tensorboard --logdir runs/made"), "and the end is behind them"
+
+
+def test_screens_that_nobody_sees_are_not_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lfs.view.SETTLE_S", 0.05)
+    with unread() as (stream, all_of_it):
+        view = View(Console(file=stream, force_terminal=True, width=80))
+        view.start(status(0))
+        for _ in range(2000):
+            view.update(status(2))
+        view.stop()
+        assert 10 < all_of_it().count("generation 3/5") < 500
 
 
 def test_the_command_to_go_on_is_said_with_the_first_word_of_an_end_and_once(

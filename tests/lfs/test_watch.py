@@ -67,7 +67,8 @@ def test_it_asks_for_new_summaries_only_and_keeps_all(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(ray, "get", lambda value, timeout: value)
     watch = made()
-    watch.controller, watch._show = SimpleNamespace(status=SimpleNamespace(remote=remote)), lambda: None
+    watch.controller = SimpleNamespace(status=SimpleNamespace(remote=remote))
+    watch.view.update = lambda status: None
     watch.status = {"summaries": []}
     for _ in range(3):
         watch._look()
