@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lfs.files import Part
-from lfs.generations import COMMIT, GENERATIONS, Generations, as_parquet, as_table, folder_of
+from lfs.generations import COMMIT, GENERATIONS, Generations, Progress, as_parquet, as_table, folder_of
 from lfs.messages import GenerationRecord
 from lfs.stored import summary_of
 from search_space.errors import UserError, first_line
@@ -39,17 +39,24 @@ class Blocks(Generations):
 
     # ---- reading
 
-    def load_tables(self, contents: Mapping[int, set[str]]) -> list[pa.Table | UserError]:
+    def load_tables(
+        self, contents: Mapping[int, set[str]], progress: Progress | None = None
+    ) -> list[pa.Table | UserError]:
         """The candidates of these generations in order, in one or more tables; why, where there are none.
 
         Args:
             contents: as `contents` gives them, or a part.
+            progress: called with (generations read, generations in all) now and then.
         """
-        return self._gathered(contents, CANDIDATES, self._tables, self.load_table)
+        return self._gathered(contents, CANDIDATES, lambda n: [self.block_table(n)], self.load_table, progress)
 
-    def load_summaries(self, contents: Mapping[int, set[str]]) -> list[dict[str, Any] | UserError]:
+    def load_summaries(
+        self, contents: Mapping[int, set[str]], progress: Progress | None = None
+    ) -> list[dict[str, Any] | UserError]:
         """The summaries of these generations in order, and why one cannot be read."""
-        return self._gathered(contents, SUMMARIES, self._summaries, lambda generation: self.load_state(generation)[1])
+        return self._gathered(
+            contents, SUMMARIES, self.block_summaries, lambda generation: self.load_state(generation)[1], progress
+        )
 
     def _gathered(
         self,
@@ -57,21 +64,35 @@ class Blocks(Generations):
         name: str,
         load_block: Callable[[list[int]], list[T]],
         load: Callable[[int], T],
+        progress: Progress | None,
     ) -> list[T | UserError]:
-        ends = [number for number, names in contents.items() if name in names and ends_block(number)]
-        blocks = [[number for number in range(end + 1 - BLOCK, end + 1) if number in contents] for end in ends]
+        blocks = blocks_of(contents, name)
         positions = list(range(len(blocks)))
-        loaded = self.each(positions, lambda position: load_block(blocks[position]))
+
+        def blocks_read(count: int, _: int) -> None:
+            if progress:
+                progress(sum(map(len, blocks[:count])), len(contents))
+
+        loaded = self.each(positions, lambda position: load_block(blocks[position]), blocks_read)
         found: dict[int, list[T | UserError]] = {}
         for numbers, values in zip(blocks, loaded, strict=True):
             if not isinstance(values, UserError):
                 found |= {number: [] for number in numbers} | {numbers[0]: list(values)}
         rest = [number for number in contents if number not in found]
-        found |= {number: [value] for number, value in zip(rest, self.each(rest, load), strict=True)}
+
+        def read(count: int, _: int) -> None:
+            if progress:
+                progress(len(contents) - len(rest) + count, len(contents))
+
+        found |= {number: [value] for number, value in zip(rest, self.each(rest, load, read), strict=True)}
         return [value for number in sorted(found) for value in found[number]]
 
-    def _tables(self, numbers: list[int]) -> list[pa.Table]:
-        """The block of these generations, all of them, and no others."""
+    def block_table(self, numbers: list[int]) -> pa.Table:
+        """The candidates of a block of just these generations.
+
+        Raises:
+            UserError: it cannot be read, or is one of others.
+        """
         table = self.load_table(numbers[-1], CANDIDATES)
         if table.num_rows > MAX_ROWS:
             raise UserError("too many candidates")
@@ -81,9 +102,14 @@ class Blocks(Generations):
             found = []
         if found != numbers:
             raise UserError("other generations")
-        return [table]
+        return table
 
-    def _summaries(self, numbers: list[int]) -> list[dict[str, Any]]:
+    def block_summaries(self, numbers: list[int]) -> list[dict[str, Any]]:
+        """The summaries of a block of just these generations.
+
+        Raises:
+            UserError: they cannot be read, or are those of others.
+        """
         try:
             values = parse_json(self.verified(numbers[-1], SUMMARIES))
             return [summary_of(value, number) for value, number in zip(values, numbers, strict=True)]
@@ -126,6 +152,12 @@ class Blocks(Generations):
             tables.append(self.load_table(number))
             rows, num_bytes = rows + tables[-1].num_rows, num_bytes + tables[-1].nbytes
         return [*tables, last] if rows <= MAX_ROWS and num_bytes <= MAX_BYTES else []
+
+
+def blocks_of(contents: Mapping[int, set[str]], *names: str) -> list[list[int]]:
+    """Numbers of the generations of each block that has files of these names, rising."""
+    ends = [number for number, there in contents.items() if ends_block(number) and there.issuperset(names)]
+    return [[number for number in range(end + 1 - BLOCK, end + 1) if number in contents] for end in ends]
 
 
 def ends_block(generation: int) -> bool:

@@ -18,7 +18,7 @@ from lfs.terminal import SafeConsole, is_live
 LINE_EVERY_S = 10.0
 DRAW_EVERY_S = 0.1
 WAITED_S = 1.0
-"""What takes less is not worth a word."""
+"""Waiting, or reading, that takes less is not worth a word."""
 BAR_COLUMNS = 40
 T = TypeVar("T")
 
@@ -44,6 +44,7 @@ class WorkProgress:
         unit: what is counted.
         clock: seconds that only grow.
         announce: a line says when a stage begins, where there is no bar.
+        after_s: nothing is shown of work that takes less.
 
     Nothing is drawn between updates: while pictures are decoded, the error stream is listened to.
     """
@@ -55,10 +56,12 @@ class WorkProgress:
         clock: Callable[[], float] = time.monotonic,
         *,
         announce: bool = False,
+        after_s: float = 0.0,
     ) -> None:
-        self._unit, self._clock, self._announce = unit, clock, announce
+        self._unit, self._clock, self._announce, self._after_s = unit, clock, announce, after_s
         self._console = console or SafeConsole(stderr=True, soft_wrap=True)
         self._stage, self._began, self._first, self._said, self._drawn = "", 0.0, 0, 0.0, 0.0
+        self._opened, self._is_shown = 0.0, False
         self._area = LiveArea(self._console)
         self._stack = ExitStack()
 
@@ -73,17 +76,20 @@ class WorkProgress:
         """`done` of `total` (0: not known) of a stage are behind; its rate is counted from the first call."""
         now = self._clock()
         if stage != self._stage:
-            if not self._stage and is_live(self._console):
-                self._stack.enter_context(self._area.shown())
+            self._opened = self._opened if self._stage else now
             self._stage, self._began, self._first, self._said, self._drawn = stage, now, done, now, -DRAW_EVERY_S
             if self._announce and not is_live(self._console):
                 self._console.print(f"{stage} ...")
+        if now - self._opened < self._after_s:
+            return
         if not is_live(self._console):
             if now - self._said >= LINE_EVERY_S:
                 self._said = now
                 self._console.print(f"{stage}: {self.text(done, total, now)}")
         elif now - self._drawn >= DRAW_EVERY_S or done == total:
-            self._drawn = now
+            if not self._is_shown:
+                self._stack.enter_context(self._area.shown())
+            self._drawn, self._is_shown = now, True
             self._area.show(bar(stage, done, total, self.text(done, total, now), self._console.width))
 
     def along(self, stage: str, things: Iterable[T], total: int) -> Iterator[T]:
@@ -116,6 +122,13 @@ def bar(stage: str, done: int, total: int, text: str, width: int) -> RenderableT
     made = Table.grid(padding=(0, 1))
     made.add_row(Text(stage, no_wrap=True), ProgressBar(total=total, completed=done, width=room), Text(text))
     return made
+
+
+@contextmanager
+def reading(what: str = "reading the run", unit: str = "generations") -> Iterator[Callable[[int, int], None]]:
+    """A callback (done, total) behind progress on the error stream, if that takes longer than a moment."""
+    with WorkProgress(unit, after_s=WAITED_S) as work:
+        yield lambda done, total: work.update(what, done, total)
 
 
 @contextmanager

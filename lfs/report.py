@@ -20,6 +20,7 @@ from lfs.commands import OK, run_command
 from lfs.options import Parser, number_from
 from lfs.outputs import refuse_existing
 from lfs.plugins import add_allow_flag
+from lfs.progress import reading
 from lfs.report_faces import Faces, look_at_faces
 from lfs.report_live import Live, ReportServer
 from lfs.report_page import page
@@ -128,7 +129,8 @@ def main(argv: Sequence[str]) -> int:
     reporter = Reporter(options.run, view, evaluation=not options.no_evaluation, behind=options.serve)
     if options.serve:
         return serve(reporter, PORT if options.port is None else options.port, view)
-    run = reporter.reader.read()
+    with reading() as progress:
+        run = reporter.reader.read(progress)
     out = Path(options.out).expanduser() if options.out else Path(f"{run.store.name}.html")
     refuse_existing([out], options.overwrite)
     pictures = {}

@@ -5,8 +5,8 @@ Numbers that are not finite count as missing. Whoever can write a run can put an
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
@@ -14,10 +14,13 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
 import yaml
 
+from lfs import blocks
+from lfs.blocks import SUMMARIES, blocks_of
 from lfs.config import MAX_POPULATION, SearchConfig
-from lfs.generations import CANDIDATES, READERS, WINNER
+from lfs.generations import CANDIDATES, READERS, WINNER, Progress
 from lfs.run_facts import state_of
 from lfs.run_store import RunStore
 from search_space.errors import UserError, first_line
@@ -33,6 +36,7 @@ BEYOND = f"candidates beyond the first {MAX_CANDIDATES:,}: a report takes no mor
 LARGEST = 1e18
 """No quantity of a run is larger: what claims to be is no number."""
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,10 +98,14 @@ class RunReader:
     def __init__(self, uri: str) -> None:
         self.store = RunStore(uri)
         self._known: dict[int, Generation] = {}
+        self._full = False
+        """Whether no more candidates are taken."""
 
-    def read(self) -> Run:
+    def read(self, progress: Progress | None = None) -> Run:
         """The run as it is now.
 
+        Args:
+            progress: called with (generations read, generations in all) now and then.
         Raises:
             UserError: there is no such run, or its configuration cannot be read.
         """
@@ -106,7 +114,7 @@ class RunReader:
         stored = store.stored()
         contents = store.contents()
         self._known = {n: known for n, known in self._known.items() if n in contents}  # one that went is read again
-        found = self._all_of(contents)
+        found = self._all_of(contents, progress)
         missing += [g for g in found if isinstance(g, str)]
         generations = tuple(g for g in found if isinstance(g, Generation))
         missing += dict.fromkeys(g.missing for g in generations if g.missing)
@@ -133,34 +141,52 @@ class RunReader:
             missing.append(first_line(error))
             return otherwise
 
-    def _all_of(self, numbers: Iterable[int]) -> list[Generation | str]:
+    def _all_of(self, contents: Mapping[int, set[str]], progress: Progress | None) -> list[Generation | str]:
         """These generations in order, several at a time, with the first `MAX_CANDIDATES` candidates: those of a whole
         generation or none.
         """
-        found, reading = list[Generation | str](), deque[Future[Generation | str]]()
-        count, full = 0, False
-
-        def take() -> None:
-            nonlocal count, full
-            made = reading.popleft().result()
-            if isinstance(made, Generation):
-                count += len(made.candidates)
-                full = full or count > MAX_CANDIDATES or made.missing == BEYOND
-                if full and not made.missing:
-                    made = self._kept(replace(made, candidates=checked_rows(pd.DataFrame()), missing=BEYOND))
-            found.append(made)
-
+        found, count = list[Generation | str](), 0
+        self._full = False
         with ThreadPoolExecutor(READERS) as pool:
-            for n in numbers:
-                if len(reading) == READERS:  # no further ahead: how many there are is known when they are read
-                    take()
-                reading.append(pool.submit(self._generation, n, full))
-            while reading:
-                take()
+            for numbers, block in ahead(pool, self._block, self._spans(contents)):
+                for made in block or (one for _, one in ahead(pool, self._generation, numbers)):
+                    if isinstance(made, Generation):
+                        count += len(made.candidates)
+                        self._full = self._full or count > MAX_CANDIDATES or made.missing == BEYOND
+                        if self._full and not made.missing:
+                            made = replace(made, candidates=checked_rows(pd.DataFrame()), missing=BEYOND)
+                        if made.missing in ("", BEYOND):
+                            self._known[made.number] = made
+                    found.append(made)
+                if progress:
+                    progress(len(found), len(contents))
         return found
 
-    def _generation(self, number: int, full: bool) -> Generation | str:
+    def _spans(self, contents: Mapping[int, set[str]]) -> list[list[int]]:
+        """The numbers in spans: those of a block that is there, if none of them is known, or one alone."""
+        found = blocks_of(contents, SUMMARIES, blocks.CANDIDATES)
+        spans = {block[0]: block for block in found if self._known.keys().isdisjoint(block)}
+        inside = {number for block in spans.values() for number in block}
+        return [spans.get(number, [number]) for number in contents if number in spans or number not in inside]
+
+    def _block(self, numbers: list[int]) -> list[Generation]:
+        """The generations of a block; none if it is not one, or does not tell."""
+        if len(numbers) == 1 or self._full:
+            return []
+        try:
+            summaries, table = self.store.block_summaries(numbers), self.store.block_table(numbers)
+        except (UserError, OSError):
+            return []
+        of = table["generation"].to_numpy()
+        rows = checked_rows(used(table))
+        return [
+            Generation(number=number, summary=summary, candidates=rows[of == number].reset_index(drop=True))
+            for number, summary in zip(numbers, summaries, strict=True)
+        ]
+
+    def _generation(self, number: int) -> Generation | str:
         """A generation, or why it cannot be read; without candidates if the report is full."""
+        full = self._full
         if known := self._known.get(number):
             return known
         try:
@@ -172,8 +198,7 @@ class RunReader:
             rows = rows if full else self._rows(number)
         except (UserError, OSError) as error:
             missing = first_line(error)
-        made = Generation(number=number, summary=summary, candidates=checked_rows(rows), missing=missing)
-        return made if missing not in ("", BEYOND) else self._kept(made)
+        return Generation(number=number, summary=summary, candidates=checked_rows(rows), missing=missing)
 
     def _rows(self, number: int) -> pd.DataFrame:
         """The columns of a generation's candidates that a report uses."""
@@ -181,13 +206,25 @@ class RunReader:
         if table.num_rows > MAX_POPULATION:
             law = f"{CANDIDATES}: {table.num_rows:,} candidates; a generation has at most {MAX_POPULATION:,}"
             raise UserError(f"generation {number + 1}: {law}")
-        used = [name for name in table.column_names if name in COLUMNS]
-        frame: pd.DataFrame = table.select(used).to_pandas(ignore_metadata=True)
-        return frame
+        return used(table)
 
-    def _kept(self, made: Generation) -> Generation:
-        self._known[made.number] = made
-        return made
+
+def ahead(pool: Executor, do: Callable[[T], R], things: Iterable[T]) -> Iterator[tuple[T, R]]:
+    """What comes of each of some things, in their order; done `READERS` ahead, no further."""
+    doing = deque[tuple[T, Future[R]]]()
+    for thing in things:
+        if len(doing) == READERS:
+            first, done = doing.popleft()
+            yield first, done.result()
+        doing.append((thing, pool.submit(do, thing)))
+    for first, done in doing:
+        yield first, done.result()
+
+
+def used(table: pa.Table) -> pd.DataFrame:
+    """The columns of stored candidates that a report uses."""
+    frame: pd.DataFrame = table.select([n for n in table.column_names if n in COLUMNS]).to_pandas(ignore_metadata=True)
+    return frame
 
 
 def number(value: Any) -> float:

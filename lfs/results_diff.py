@@ -15,6 +15,7 @@ import pandas as pd
 from lfs.commands import OK
 from lfs.config import SearchConfig
 from lfs.options import as_flag, leaves
+from lfs.progress import reading
 from lfs.results_output import add_output_flags, console, show, written
 from lfs.results_tables import run_row
 from lfs.run_facts import RunFacts, read_run
@@ -42,7 +43,8 @@ def add_parser(actions: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Show or write the table; what could not be read is the error at the end."""
-    first, second = (read_run(RunStore(run)) for run in options.runs)
+    with reading("reading the runs") as progress:
+        first, second = (read_run(RunStore(run), progress) for run in options.runs)
     table = diff_table(first, second, everything=options.all)
     if not written(table, options):
         names = [facts.store.name for facts in (first, second)]

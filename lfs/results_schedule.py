@@ -15,6 +15,7 @@ import pandas as pd
 
 from lfs.commands import OK
 from lfs.outputs import refuse_existing
+from lfs.progress import reading
 from lfs.results_output import add_output_flags, console, say, show, written
 from lfs.run_facts import RunFacts, read_run
 from lfs.run_store import RunStore
@@ -43,7 +44,8 @@ def run(options: argparse.Namespace) -> int:
     out = Path(options.out).expanduser()
     if options.out:
         refuse_existing([out], options.overwrite)
-    facts = read_run(RunStore(options.run))
+    with reading() as progress:
+        facts = read_run(RunStore(options.run), progress)
     table = schedule_table(facts)
     if options.out:
         write_bytes(out, schedule_bytes(facts))

@@ -17,6 +17,7 @@ import pandas as pd
 from rich.console import Console
 
 from lfs.commands import OK
+from lfs.progress import reading
 from lfs.results_filter import selected
 from lfs.results_output import add_output_flags, console, print_table, show, written
 from lfs.results_tables import generations_table, read_candidates, runs_table
@@ -63,10 +64,12 @@ def run(options: argparse.Namespace) -> int:
     store = RunStore(options.run)
     if options.candidates:
         store.load_config()
-        table, faults = read_candidates(store)
+        with reading() as progress:
+            table, faults = read_candidates(store, progress)
         _deliver(table, options, CANDIDATES, "no candidates yet")
     else:
-        facts = read_run(store)
+        with reading() as progress:
+            facts = read_run(store, progress)
         table, faults = generations_table(facts), list(facts.faults)
         if options.where or options.sort or options.columns:
             _deliver(table, options, None, "no generations yet")
@@ -78,7 +81,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _runs(options: argparse.Namespace) -> int:
-    table = runs_table(options.storage)
+    with reading("looking at runs", "runs") as progress:
+        table = runs_table(options.storage, progress)
     plain = not (options.where or options.sort or options.columns)
     if len(table) and plain and not any((options.json, options.csv, options.parquet)):
         show(_for_a_reader(table), console(), ranks=RUN_RANKS)

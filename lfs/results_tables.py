@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 
 from lfs.folder import TEMPORARY
-from lfs.generations import CANDIDATES, GENERATIONS, WINNER
+from lfs.generations import CANDIDATES, GENERATIONS, WINNER, Progress
 from lfs.run_facts import RunFacts, read_run
 from lfs.run_store import CONFIG, RunStore, run_folders
 from search_space.errors import UserError, first_line
@@ -22,14 +22,20 @@ READERS = 8
 """Runs that are looked at at once."""
 
 
-def runs_table(root: str) -> pd.DataFrame:
+def runs_table(root: str, progress: Progress | None = None) -> pd.DataFrame:
     """One row per run under a storage root, newest first; `note` says what is wrong with one.
 
+    Args:
+        progress: called with (folders looked at, folders in all) now and then.
     Raises:
         UserError: there is no such folder.
     """
+    rows, folders = list[dict[str, Any]](), list(run_folders(root))
     with ThreadPoolExecutor(READERS) as pool:
-        rows = [row for row in pool.map(_run_row, run_folders(root)) if row]
+        for done, row in enumerate(pool.map(_run_row, folders), 1):
+            rows += [row] if row else []
+            if progress:
+                progress(done, len(folders))
     dated = sorted(rows, key=lambda row: row.get("started") or "", reverse=True)
     return pd.DataFrame(dated)
 
@@ -109,9 +115,13 @@ def candidates_table(store: RunStore) -> pd.DataFrame:
     return table
 
 
-def read_candidates(store: RunStore) -> tuple[pd.DataFrame, list[str]]:
-    """Every candidate of those generations whose table can be read, and a line for each of the others."""
-    loaded = store.load_tables(store.contents())
+def read_candidates(store: RunStore, progress: Progress | None = None) -> tuple[pd.DataFrame, list[str]]:
+    """Every candidate of those generations whose table can be read, and a line for each of the others.
+
+    Args:
+        progress: called with (generations read, generations in all) now and then.
+    """
+    loaded = store.load_tables(store.contents(), progress)
     faults = [str(table) for table in loaded if isinstance(table, UserError)]
     tables = [table for table in loaded if isinstance(table, pa.Table)]
     if not tables:

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from lfs.config import SearchConfig
-from lfs.generations import CANDIDATES, WINNER
+from lfs.generations import CANDIDATES, WINNER, Progress
 from lfs.presence import is_held
 from lfs.run_store import CONFIG, RunStore
 from search_space.errors import UserError
@@ -73,15 +73,17 @@ class RunFacts:
         return [*self.faults, *_missing_tables(self.contents), *_missing_weights(self.contents)]
 
 
-def read_run(store: RunStore) -> RunFacts:
+def read_run(store: RunStore, progress: Progress | None = None) -> RunFacts:
     """A run as it stands now.
 
+    Args:
+        progress: called with (generations read, generations in all) now and then.
     Raises:
         UserError: this is no run, or one whose configuration cannot be read; all else that is damaged is in `faults`.
     """
     config, faults = store.load_config(), list[str]()
     contents = store.contents()
-    found, result = store.load_summaries(contents), None
+    found, result = store.load_summaries(contents, progress), None
     faults += [str(summary) for summary in found if isinstance(summary, UserError)]
     try:
         result = store.load_result(max(contents, default=-1))

@@ -188,6 +188,21 @@ def test_a_bar_leaves_when_there_is_no_room_for_it() -> None:
     assert screen.shown() == [""]
 
 
+@pytest.mark.parametrize("live", [True, False])
+def test_work_of_a_moment_is_not_shown_and_longer_one_is(live: bool) -> None:
+    screen, now = Screen(), 0.0
+    console = on(screen) if live else Console(file=screen)
+    with WorkProgress("generations", console, lambda: now, after_s=1.0) as work:
+        for now in (0.0, 0.5, 0.9):
+            work.update("reading the run", round(100 * now), 1000)
+        assert screen.getvalue() == ""
+        now = 20.0
+        work.update("reading the run", 400, 1000)
+        assert "reading the run" in screen.getvalue()
+        assert "400 of 1,000 generations, 20/s, 0:00:30 left" in " ".join(screen.getvalue().split())
+    assert (screen.shown() == [""]) == live
+
+
 @pytest.mark.parametrize(("rate", "text"), [(1234.5, "1,234/s"), (10.2, "10/s"), (1.26, "1.3/s"), (0.0123, "0.012/s")])
 def test_a_rate_has_two_digits(rate: float, text: str) -> None:
     assert rate_text(rate) == text

@@ -14,8 +14,9 @@ import pyarrow.parquet
 import pytest
 import yaml
 
-from lfs import report_charts, report_run
+from lfs import blocks, report_charts, report_run
 from lfs.config import MAX_POPULATION
+from lfs.files import LocalFiles
 from lfs.presence import Presence
 from lfs.report import Reporter
 from lfs.report_charts import Chart, gain_chart, reward_unit, trainers_chart
@@ -27,6 +28,7 @@ from lfs.run_facts import read_run
 from lfs.run_store import RunStore
 from lfs.view import View
 from search_space.errors import UserError
+from tests.fault.faulty_files import FaultyFiles
 from tests.lfs.report_runs import MadeRun
 
 
@@ -159,6 +161,39 @@ def test_candidates_beyond_the_limit_of_all_generations_are_missing(
     (Path(made.store.path) / "generations/000001/COMMIT").unlink()  # leaves room, but none after a gap
     made.generation()
     assert len(reader.read().candidates) == 5
+
+
+def test_blocks_say_what_the_generations_say_in_fewer_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "BLOCK", 4)
+    made = MadeRun(tmp_path / "run", generations=40)
+    for number in range(11):
+        made.generation(lambda row, number=number: row.update(reward=None) if number == 5 else None)
+
+    def read(reader: RunReader) -> tuple[list[Any], set[str], list[tuple[int, int]]]:
+        watched, told = FaultyFiles(LocalFiles(made.store.path)), list[tuple[int, int]]()
+        reader.store = RunStore(made.store.path, watched)
+        found = reader.read(lambda *at: told.append(at))
+        names = {kind.rpartition("generations/")[2] for kind, _ in watched.steps if "read" in kind}
+        assert not found.missing
+        return [(g.number, g.summary, g.candidates.to_dict("list")) for g in found.generations], names, told
+
+    reader = RunReader(made.store.uri)
+    by_blocks, files, told = read(reader)
+    assert {name for name in files if name.startswith("00000")} == {
+        f"{end:06d}/{name}" for end in (3, 7) for name in ("COMMIT", "block.json", "block.parquet")
+    } | {f"{end:06d}/{name}" for end in (8, 9) for name in ("COMMIT", "state.json", "candidates.parquet")}
+    assert told == [(4, 11), (8, 11), (9, 11), (10, 11), (11, 11)]
+    made.generation()  # ends a block, of which three are known
+    again, files, _ = read(reader)
+    assert {name for name in files if name.startswith("0")} == {
+        f"000011/{name}" for name in ("COMMIT", "state.json", "candidates.parquet")
+    }
+    for end in (3, 7, 11):
+        (Path(made.store.path) / f"generations/{end:06d}/block.{'json' if end == 7 else 'parquet'}").write_text("")
+    by_themselves, _, _ = read(RunReader(made.store.uri))
+    assert repr(by_themselves) == repr(again)
+    assert repr(by_themselves[:11]) == repr(by_blocks)
+    assert all(math.isnan(reward) for reward in by_blocks[5][2]["reward"])
 
 
 def test_a_run_of_many_bars_is_drawn_with_the_last_ones(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,14 +1,20 @@
 """The command beside another process that commits, prunes, extends and ends the run that is looked at."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from lfs.commands import OK
-from lfs.run_store import RunStore
+import pytest
 
+from lfs import blocks, report
+from lfs.commands import OK, run_command
+from lfs.run_store import RunStore
+from tests.lfs.report_runs import MadeRun
+
+Results = Callable[..., tuple[int, str, str]]
 GENERATIONS, BEHIND = 40, 3
 WRITER = f"""
 import sys
@@ -33,9 +39,7 @@ with Presence(store):
 """
 
 
-def test_a_run_that_is_written_meanwhile_is_whole_at_any_moment(
-    tmp_path: Path, results_command: Callable[..., tuple[int, str, str]]
-) -> None:
+def test_a_run_that_is_written_meanwhile_is_whole_at_any_moment(tmp_path: Path, results_command: Results) -> None:
     run, looks = tmp_path / "runs" / "live", 0
     with subprocess.Popen([sys.executable, "-c", WRITER, str(run)], stdout=subprocess.PIPE, text=True) as writer:
         assert writer.stdout
@@ -68,3 +72,28 @@ def test_a_run_that_is_written_meanwhile_is_whole_at_any_moment(
     assert writer.returncode == 0
     assert told == GENERATIONS
     assert looks >= BEHIND
+
+
+def test_what_takes_long_to_read_has_progress_on_the_error_stream(
+    tmp_path: Path, results_command: Results, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(blocks, "BLOCK", 4)
+    run = MadeRun(tmp_path / "runs" / "run", generations=6).done().path
+    commands = {
+        "1 of 1 runs": (["--storage", tmp_path / "runs"],),
+        "6 of 6 generations": ([run], [run, "--candidates"], ["best", run], ["schedule", run], ["diff", run, run]),
+    }
+    for last, several in commands.items():
+        for arguments in several:
+            assert results_command(*arguments)[2] == ""
+            with monkeypatch.context() as slow:
+                slow.setattr("lfs.progress.WAITED_S", -1.0)
+                slow.setattr("lfs.progress.LINE_EVERY_S", -1.0)
+                code, out, err = results_command(*arguments, "--json", "-")
+            assert (code, bool(json.loads(out))) == (OK, True)
+            assert re.search(rf": {last}(, [0-9.,]+/s, 0:00:00 left)?$", err.splitlines()[-1]), err
+            assert last == "1 of 1 runs" or "4 of 6 generations" in err
+    monkeypatch.setattr("lfs.progress.WAITED_S", -1.0)
+    monkeypatch.setattr("lfs.progress.LINE_EVERY_S", -1.0)
+    assert run_command(report.main, [run, "--out", str(tmp_path / "page.html")]) == OK
+    assert "reading the run: 6 of 6 generations" in capsys.readouterr().err
