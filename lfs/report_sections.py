@@ -279,7 +279,9 @@ def _trainers(run: Run) -> Section:
         "the others to be done. Lost work was not brought to its end; dead is from the loss of a trainer to its return."
     )
     if found.paused_s:
-        text += note(f"{duration_text(found.paused_s)} in which nobody worked are cut out: the search was stopped")
+        text += note(
+            f"{duration_text(found.paused_s)} in which nobody worked are cut out: the search was stopped or paused"
+        )
     known = run.candidates
     if unknown := int((known["leased_at"].isna() & known["reward"].notna()).sum()):
         text += note(f"{unknown:,} candidates have no times: an older version trained them")

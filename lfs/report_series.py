@@ -17,11 +17,14 @@ The first generation has no parent whose reward is known, and is left out.
 import math
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import cache
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from scipy.special import ndtr
 
@@ -29,8 +32,10 @@ from lfs.report_run import Generation, Run, number
 
 KINDS = ("training", "validating", "waiting", "lost work", "dead")
 LEAST_PAUSE_S = 60.0
-"""Nobody works for so long, and for `PAUSE` candidates: the search was stopped, and the time is cut out."""
+"""Nobody works for so long, and for `PAUSE` candidates: the search was stopped, and the time is cut out. That is a
+guess, for runs that do not say when they went on."""
 PAUSE = 5
+Times = npt.NDArray[np.float64]
 TAR = re.compile(r"(?:(?P<set>.*)/)?(?P<all>all:)?tar@far=(?P<far>[0-9.e+-]+)")
 
 
@@ -115,7 +120,7 @@ def shifts(run: Run) -> Shifts | None:
     if not pieces:
         return None
     spans = np.array([(piece.begin, piece.end) for piece in pieces])
-    pauses = _pauses(spans)
+    pauses = _pauses(spans, _went_on(run.events))
     clock = _Clock(pauses, float(spans.min()))
     work: dict[str, list[_Piece]] = {}
     for piece in pieces:
@@ -153,19 +158,35 @@ def _pieces(run: Run) -> list[_Piece]:
     return done + lost
 
 
-def _pauses(spans: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """[n, 2] begin and end of the times in which the search was stopped."""
+def _went_on(events: Sequence[Mapping[str, Any]]) -> Times:
+    """When a driver started or a pause was over, rising; whole seconds, on the clock of whoever wrote it."""
+    found = []
+    for event in events:
+        if event.get("action") in ("start", "resume"):
+            with suppress(ValueError, TypeError, KeyError, OverflowError):
+                found.append(datetime.fromisoformat(event["time"]).timestamp())
+    return np.sort(np.array(found, np.float64))
+
+
+def _pauses(spans: Times, went_on: Times) -> Times:
+    """[n, 2] begin and end of the times in which the search was stopped: from the last work before it went on. What
+    passes from there to the first work is waiting.
+    """
     spans = spans[np.argsort(spans[:, 0])]
-    ends = np.maximum.accumulate(spans[:, 1])
+    ends, begins = np.maximum.accumulate(spans[:, 1])[:-1], spans[1:, 0]
+    if len(went_on):
+        last = went_on[np.maximum(0, np.searchsorted(went_on, begins, side="right") - 1)]
+        idle = (last > ends) & (last <= begins)
+        return np.stack([ends[idle], last[idle]], axis=1)
     least = max(LEAST_PAUSE_S, PAUSE * float(np.median(spans[:, 1] - spans[:, 0])))
-    idle = spans[1:, 0] - ends[:-1] > least
-    return np.stack([ends[:-1][idle], spans[1:, 0][idle]], axis=1)
+    idle = begins - ends > least
+    return np.stack([ends[idle], begins[idle]], axis=1)
 
 
 class _Clock:
     """Seconds of work: time without pauses, from the first lease."""
 
-    def __init__(self, pauses: np.ndarray[Any, np.dtype[np.float64]], start: float) -> None:
+    def __init__(self, pauses: Times, start: float) -> None:
         self._ends, self._start = pauses[:, 1], start
         self._behind = np.concatenate([[0.0], np.cumsum(pauses[:, 1] - pauses[:, 0])])
 

@@ -9,7 +9,7 @@ from statistics import fmean, stdev
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy import stats
+from scipy.special import stdtr
 
 from search_space.errors import UserError
 
@@ -155,7 +155,7 @@ def paired_difference(a: Estimate, b: Estimate) -> tuple[Estimate, float]:
     n = len(difference.values)
     if n < 2 or not difference.se:
         return difference, math.nan if n < 2 else float(difference.mean == 0)
-    return difference, float(2 * stats.t.sf(abs(difference.mean) / difference.se, n - 1))
+    return difference, float(2 * stdtr(n - 1, -abs(difference.mean) / difference.se))
 
 
 def best_of_weights(rewards: npt.ArrayLike, population: int) -> npt.NDArray[np.float64]:

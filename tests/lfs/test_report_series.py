@@ -3,8 +3,10 @@
 import math
 import time
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean, median
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -92,6 +94,37 @@ def test_who_worked_when(tmp_path: Path) -> None:
     assert found.utilisation == pytest.approx(9 / 26.5)
     for _, bars in found.bars.groupby("trainer"):  # without gap or overlap
         np.testing.assert_allclose(bars["begin"].to_numpy()[1:], bars["end"].to_numpy()[:-1])
+
+
+@pytest.mark.parametrize(
+    ("events", "paused", "waited"),
+    [
+        ([], 0, 20 + 60 + 30),  # a guess: 60 s are not long enough
+        ([("start", 0)], 0, 20 + 60 + 30),
+        ([("start", 0), ("resume", 45)], 13, 7 + 60 + 30),  # it was paused from 30 on, its last candidates ended at 32
+        ([("start", 0), ("pause", 40), ("start", 140), ("start", 143)], 59, 20 + 1 + 30),  # and started in vain
+        ([("start", 0), ("start", 60), ("extend", 200)], 0, 20 + 60 + 30),  # somebody worked then
+        ([("start", 0), ("start", 144), ("resume", 50), ("resume", "?")], 18 + 60, 2 + 0 + 30),
+        ([("resume", 195), ("start", 0)], 19, 20 + 60 + 11),
+        ([("start", 1000)], 0, 20 + 60 + 30),
+    ],
+)
+def test_time_until_a_search_went_on_is_cut_out(
+    events: list[tuple[str, Any]], paused: float, waited: float, tmp_path: Path
+) -> None:
+    read = RunReader(MadeRun(tmp_path / "run", generations=1).done().uri).read()
+    leased = 1.7e9 + np.array([0.0, 52.0, 144.0, 206.0])  # each takes 32 s
+    rows = checked_rows(pd.DataFrame({
+        "candidate": np.arange(4), "leased_at": leased, "reported_at": leased + 32, "train_s": 30.0, "validate_s": 2.0,
+        "trainer": "t",
+    }))  # fmt: skip
+    times = [at if isinstance(at, str) else datetime.fromtimestamp(1.7e9 + at, UTC).isoformat() for _, at in events]
+    said = tuple({"action": action, "time": time} for (action, _), time in zip(events, times, strict=True))
+    found = shifts(replace(read, generations=(replace(read.generations[0], candidates=rows),), events=said))
+    assert found is not None
+    assert found.paused_s == pytest.approx(paused)
+    assert found.trainers["waiting"].sum() == pytest.approx(waited)
+    assert found.trainers["training"].sum() == pytest.approx(4 * 30)
 
 
 def test_a_run_of_an_older_version_does_not_say_who_worked_when(tmp_path: Path) -> None:
