@@ -27,7 +27,7 @@ from lfs.config import SearchConfig
 from lfs.connect import NAMESPACE
 from lfs.demand import ACTIONS, Demand, standing
 from lfs.messages import GenerationRecord, Lease, Report
-from lfs.plugins import packages
+from lfs.plugins import packages, resume_flags
 from lfs.run_store import RunStore
 from lfs.shares import Claim
 from lfs.stragglers import Stragglers
@@ -235,7 +235,7 @@ class Controller:
         recent = [at for at in self._followers.values() if time.monotonic() - at < FOLLOWS_S]
         own = {
             "state": self.demand.state, "wanted": self.demand.to_start, "notes": self.attendance.notes,
-            "run": self.store.uri, "followed": bool(recent), "came": self._came,
+            "run": self.store.uri, "resume": resume_flags(self.store.uri), "followed": bool(recent), "came": self._came,
         }  # fmt: skip
         return self.board.status(trainers=len(self.attendance), settled=settled, since=since) | own
 

@@ -37,7 +37,6 @@ ENVIRONMENT = {
 }  # fmt: skip
 """What both take from the environment, unless the user has said otherwise: neither waits long, nor prints."""
 PACKAGES = {"mlflow": ("mlflow", "sqlalchemy", "alembic"), "wandb": ("wandb",)}
-KEY = "WANDB_API_KEY"
 PROJECT = "lfs"
 """Of Weights & Biases, unless $WANDB_PROJECT names another one."""
 
@@ -86,10 +85,8 @@ class WandbWriter(ray_wandb._WandbLoggingActor):
     _begun = False
 
     def run(self) -> None:
-        """Write the run, with the key that comes first in the queue."""
-        key = self.queue.get()
-        if key:
-            os.environ[KEY] = key
+        """Write the run, with the variables of the driver's environment that come first in the queue."""
+        os.environ.update(self.queue.get())
         super().run()
 
     def _handle_result(self, result: dict[str, Any]) -> Any:
@@ -113,14 +110,12 @@ class WandbRuns(ray_wandb.WandbLoggerCallback):
 
         As Ray's own, but its actor knows all that this process knows of W&B, also in a cluster that was joined: else it
         would look for its server, and for whether to use one, in the environment of the cluster. Ray logs a runtime
-        environment and keeps it with the cluster's metadata, as it does with what an actor is made of: the key is in
-        neither.
+        environment and keeps it with the cluster's metadata, as it does with what an actor is made of: the key, and
+        addresses that may hold a password, are in neither.
         """
         if not self._remote_logger_class:
-            own = {name: value for name, value in os.environ.items() if name.startswith("WANDB_")}
-            own.pop(KEY, None)
             here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-            options = {"num_cpus": 0, "scheduling_strategy": here, "runtime_env": {"env_vars": own}}
+            options = {"num_cpus": 0, "scheduling_strategy": here}
             self._remote_logger_class = ray.remote(**options)(self._logger_actor_cls)
         trial.init_local_path()
         super().log_trial_start(trial)
@@ -129,7 +124,8 @@ class WandbRuns(ray_wandb.WandbLoggerCallback):
         new = trial not in self._trial_logging_futures
         super()._start_logging_actor(trial, *args, **kwargs)
         if new:
-            self._trial_queues[trial].put(os.environ.get(KEY, ""))
+            own = {name: value for name, value in os.environ.items() if name.startswith("WANDB_")}
+            self._trial_queues[trial].put(own)
 
     def log_trial_result(self, iteration: int, trial: Any, result: dict[str, Any]) -> None:
         """One more candidate, unless its actor has failed."""

@@ -62,14 +62,21 @@
   let version = "";
   async function look() {
     const status = document.getElementById("status");
+    let report = null;
     try {
       const answer = await fetch(`report.json?after=${encodeURIComponent(version)}`, { cache: "no-store" });
-      const report = await answer.json();
-      if (report.sections) show(report.sections);
-      version = report.version;
-      status.textContent = `live: ${report.status}`;
+      report = await answer.json();
     } catch (error) {
       status.textContent = "the search's page does not answer: this is what it said last";
+    }
+    if (report) {
+      try {
+        if (report.sections) show(report.sections);
+        status.textContent = `live: ${report.status}`;
+      } catch (error) {
+        status.textContent = `this browser cannot draw what has come: ${error.message}`;
+      }
+      version = report.version;
     }
     setTimeout(look, POLL_MS);
   }

@@ -123,8 +123,8 @@ def main(argv: Sequence[str]) -> int:
     options = made.parse_args(argv)
     if options.port is not None and not options.serve:
         made.error("--port goes with --serve")
-    if options.serve and (options.out or options.png):
-        made.error("--serve writes no files: leave out --out and --png")
+    if options.serve and (options.out or options.png or options.overwrite):
+        made.error("--serve writes no files: leave out --out, --png and --overwrite")
     view = View()
     reporter = Reporter(options.run, view, evaluation=not options.no_evaluation, behind=options.serve)
     if options.serve:

@@ -352,6 +352,6 @@ def roc_chart(curves: dict[str, RocCurve], points: pd.DataFrame) -> Chart:
                        "color": colours[(i + len(curves)) % 6], "line": {"width": 2}},
             "hovertemplate": "FAR %{x:.2e}, TAR %{y:.4f}<extra></extra>",
         })  # fmt: skip
-    made = layout(440, xaxis=axis("false accept rate (FAR)", type="log", exponentformat="power", dtick=1))
-    made["yaxis"] = axis("true accept rate (TAR)", range=[-0.02, 1.02])
+    made = layout(440, xaxis=axis("false accept rate (FAR) [fraction]", type="log", exponentformat="power", dtick=1))
+    made["yaxis"] = axis("true accept rate (TAR) [fraction]", range=[-0.02, 1.02])
     return {"data": data, "layout": made}

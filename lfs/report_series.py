@@ -36,6 +36,8 @@ LEAST_PAUSE_S = 60.0
 guess, for runs that do not say when they went on."""
 PAUSE = 5
 Times = npt.NDArray[np.float64]
+MAX_LOST = 10_000
+"""Of a generation: candidates whose work came to nothing."""
 TAR = re.compile(r"(?:(?P<set>.*)/)?(?P<all>all:)?tar@far=(?P<far>[0-9.e+-]+)")
 
 
@@ -152,7 +154,7 @@ def _pieces(run: Run) -> list[_Piece]:
             f"generation {g.number + 1}, candidate {one['candidate']}, {'trainer died' if one['died'] else 'given up'}",
             lost=True, died=one["died"],
         )
-        for g in run.generations for one in g.summary.get("lost", [])
+        for g in run.generations for one in g.summary.get("lost", [])[:MAX_LOST]
         if (begin := number(one["leased_at"])) <= (end := number(one["lost_at"]))
     ]  # fmt: skip
     return done + lost

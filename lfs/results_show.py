@@ -5,6 +5,7 @@
     --sort      reward:desc,candidate
     --columns   generation,candidate,reward
 
+A row without a value there fits neither a condition nor its opposite: 'reward == None' finds those without a reward.
 Columns have the names that --csv writes. Generations count from 1 in --where, as on the screen and in RUN@G; in files
 they count from 0, as the folders of a run do.
 """

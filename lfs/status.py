@@ -124,7 +124,7 @@ def main(argv: Sequence[str]) -> int:
         view.say(f"\n{options.search} goes on without this view")
         return OK
     if status["error"]:
-        raise UserError(f"{status['error']}; continue with python -m lfs.search --resume {status['run']}")
+        raise UserError(f"{status['error']}; continue with python -m lfs.search {status['resume']}")
     view.finish(status["run"], status)
     return OK
 

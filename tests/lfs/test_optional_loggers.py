@@ -1,11 +1,15 @@
 """MLflow gets the rows of candidates by the same names; what cannot work with a logger is said before the start."""
 
+import base64
+import json
 import os
 import queue
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -181,8 +185,11 @@ def test_a_server_that_is_away_when_a_trainer_starts_gets_it_later(
 
 
 @needs_wandb
-def test_ray_is_told_all_of_wandb_but_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("WANDB_API_KEY", SECRET), ("WANDB_BASE_URL", "http://here"), ("WANDB_MODE", "offline")):
+def test_ray_is_told_nothing_of_what_the_environment_says_of_wandb(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = {"WANDB_API_KEY": SECRET, "WANDB_HTTPS_PROXY": f"http://me:{SECRET}@here", "WANDB_MODE": "offline"}
+    for name, value in own.items():
         monkeypatch.setenv(name, value)
     told: list[Any] = []  # what Ray logs, or keeps of an actor: its options and what it is made of
     done = SimpleNamespace(remote=lambda: "future")
@@ -195,36 +202,66 @@ def test_ray_is_told_all_of_wandb_but_the_key(tmp_path: Path, monkeypatch: pytes
     made.log_trial_start(trial)
     made.log_trial_start(trial)  # it died and starts again, with the same actor
     made._trial_queues[trial].put("a result")
-    assert told[0]["runtime_env"]["env_vars"].items() >= {"WANDB_BASE_URL": "http://here"}.items()
     assert len(told) == 2
     assert SECRET not in repr(told)
-    assert list(told[1]["queue"].queue) == [SECRET, "a result"]
+    first, second = told[1]["queue"].queue
+    assert (first.items() >= own.items(), second) == (True, "a result")
 
 
 @needs_wandb
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("key", [SECRET, ""])
-def test_the_writer_of_a_run_takes_the_key_from_its_queue(key: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("own", [{"WANDB_API_KEY": SECRET}, {}])
+def test_the_writer_of_a_run_takes_its_environment_from_its_queue(own: dict[str, str], tmp_path: Path) -> None:
+    done = wandb_writer(tmp_path, own | {"WANDB_MODE": "offline"})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"None {own.get('WANDB_API_KEY')}"
+    [path] = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    assert [row["reward"] for row in offline_run(path)["history"]] == [0.5]
+    assert SECRET.encode() not in path.read_bytes()
+
+
+@needs_wandb
+@pytest.mark.timeout(180)
+def test_the_server_of_the_environment_is_asked_with_its_key(tmp_path: Path) -> None:
+    keys = list[str]()
+
+    class Refuses(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            keys.append(self.headers.get("Authorization", ""))
+            self.send_error(401)
+
+        def do_GET(self) -> None:
+            self.do_POST()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refuses) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        done = wandb_writer(tmp_path, {"WANDB_API_KEY": SECRET, "WANDB_BASE_URL": address, "WANDB_INIT_TIMEOUT": "20"})
+        server.shutdown()
+    assert done.returncode
+    assert f"Basic {base64.b64encode(f'api:{SECRET}'.encode()).decode()}" in keys, done.stderr
+
+
+def wandb_writer(folder: Path, own: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+    """A process that writes a run as Ray's actor does; `own` comes in its queue."""
     code = """
-import os, queue, sys
+import json, os, queue, sys
 from ray.air.integrations.wandb import _QueueItem
 from lfs.optional_loggers import WandbWriter
 before, items = os.environ.get("WANDB_API_KEY"), queue.Queue()
-for item in (sys.stdin.read(), (_QueueItem.RESULT, {"timesteps_total": 1, "reward": 0.5}), (_QueueItem.END, None)):
+for item in (json.load(sys.stdin), (_QueueItem.RESULT, {"timesteps_total": 1, "reward": 0.5}), (_QueueItem.END, None)):
     items.put(item)
 writer = WandbWriter(logdir=".", queue=items, exclude=[], to_config=[], project="faces", name="trainer-000")
 writer.run()
 print(before, os.environ.get("WANDB_API_KEY"))
 """
-    environment = {**os.environ, "WANDB_MODE": "offline", "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    asked = {"cwd": folder, "env": environment, "timeout": 150}
     command = [sys.executable, "-c", code]
-    asked = {"cwd": tmp_path, "env": environment, "timeout": 100}
-    done = subprocess.run(command, input=key, capture_output=True, text=True, **asked)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == f"None {key or None}"
-    [path] = tmp_path.glob("wandb/offline-run-*/*.wandb")
-    assert [row["reward"] for row in offline_run(path)["history"]] == [0.5]
-    assert SECRET.encode() not in path.read_bytes()
+    return subprocess.run(command, input=json.dumps(own), capture_output=True, text=True, **asked)
 
 
 # ---- what cannot work

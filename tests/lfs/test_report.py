@@ -51,7 +51,8 @@ def test_what_is_there_is_kept(run: str, capsys: pytest.CaptureFixture[str]) -> 
     ("flags", "code", "message"),
     [
         (["none"], 1, "none is no run"), (["--port", "3"], 2, "--port goes with --serve"),
-        (["--serve", "--out", "x"], 2, "--serve writes no files"), (["--port", "70000"], 2, "from 0 to 65535"),
+        (["--serve", "--out", "x"], 2, "--serve writes no files"),
+        (["--serve", "--overwrite"], 2, "--serve writes no files"), (["--port", "70000"], 2, "from 0 to 65535"),
         (["--out", "run"], 1, "expected the name of a file"),
     ],
     ids=str,
