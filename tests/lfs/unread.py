@@ -10,7 +10,7 @@ from typing import TextIO
 @contextmanager
 def unread() -> Iterator[tuple[TextIO, Callable[..., str]]]:
     """A stream into a pipe, and a call that begins to read: it returns all that has come when nothing more does for
-    half a second. With `close` nothing is read, and the pipe has no other end any more.
+    two seconds. With `close` nothing is read, and the pipe has no other end any more.
     """
     one, other = os.pipe()
     reading, stream = os.fdopen(one, "rb", buffering=0), os.fdopen(other, "w", encoding="utf-8")
@@ -28,7 +28,7 @@ def unread() -> Iterator[tuple[TextIO, Callable[..., str]]]:
             return ""
         came = threading.Event()
         threading.Thread(target=read, args=(came,), daemon=True).start()
-        while came.wait(0.5):
+        while came.wait(2.0):
             came.clear()
         return b"".join(parts).decode()
 
