@@ -5,7 +5,6 @@ print --write--> text that waits --> thread --> terminal or pipe
 """
 
 import threading
-import time
 from typing import IO, Any
 
 MAX_CHARACTERS = 2**20
@@ -24,7 +23,8 @@ class Outflow:
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
         self._waiting: list[str] = []
-        self._characters = self._left_out = 0
+        self._writing = ""
+        self._left_out = 0
         self._waits = True
         self._error: OSError | ValueError | None = None
         self._change = threading.Condition()
@@ -36,7 +36,8 @@ class Outflow:
     @property
     def pending(self) -> int:
         """Characters that are not written yet."""
-        return self._characters
+        with self._change:
+            return len(self._writing) + sum(map(len, self._waiting))
 
     def flow(self) -> None:
         """From now on nobody waits."""
@@ -49,7 +50,7 @@ class Outflow:
             Whether all is written.
         """
         self._waits = True
-        return self._written(time.monotonic() + limit_s)
+        return self._written(limit_s)
 
     def write(self, text: str) -> int:
         """Take a piece of text.
@@ -59,15 +60,13 @@ class Outflow:
         """
         with self._change:
             self._raise()
-            if self._waits and not self._characters:
+            if self._waits and self._is_idle():
                 return self._stream.write(text)
-            if not self._waits and self._characters + len(text) > MAX_CHARACTERS:
+            if not self._waits and self.pending + len(text) > MAX_CHARACTERS:
                 self._left_out += 1
                 return len(text)
-            self._add(text)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="output", daemon=True)
-                self._thread.start()
+            self._waiting.append(text)
+            self._begin()
         if self._waits:
             self._written()
         return len(text)
@@ -82,16 +81,21 @@ class Outflow:
             self._raise()
             self._stream.flush()
 
-    def _add(self, text: str) -> None:
-        self._waiting.append(text)
-        self._characters += len(text)
-        self._change.notify_all()
+    def _is_idle(self) -> bool:
+        return not (self._writing or self._waiting)
 
-    def _written(self, until: float | None = None) -> bool:
+    def _written(self, limit_s: float | None = None) -> bool:
         """Wait until nothing waits."""
         with self._change:
-            rest = None if until is None else max(0.0, until - time.monotonic())
-            return self._change.wait_for(lambda: not self._characters, rest)
+            if not self._is_idle():
+                self._begin()
+            return self._change.wait_for(self._is_idle, limit_s)
+
+    def _begin(self) -> None:
+        """Have a thread that writes. A Ctrl-C may have come before the last one was started."""
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._work, name="output", daemon=True)
+            self._thread.start()
 
     def _raise(self) -> None:
         if self._error is not None:
@@ -99,23 +103,23 @@ class Outflow:
 
     def _work(self) -> None:
         """Write as long as there is something."""
-        while True:
-            with self._change:
-                if not self._waiting and self._left_out:
-                    self._add(f"({self._left_out:,} messages were left out while nobody read them)\n")
-                    self._left_out = 0
-                if not self._waiting:
-                    self._thread = None
-                    return
-                text, self._waiting = "".join(self._waiting), []
+        while text := self._next():
             try:
                 self._stream.write(text)
                 self._stream.flush()
             except (OSError, ValueError) as error:
                 self._error = error
-            with self._change:
-                if self._error is not None:  # nobody reads any more
-                    text, self._left_out = text + "".join(self._waiting), 0
-                    self._waiting = []
-                self._characters -= len(text)
+
+    def _next(self) -> str:
+        """All that waits, once what was written is; empty: nothing, and the thread is to end."""
+        with self._change:
+            if self._error is not None:  # nobody reads any more
+                self._waiting, self._left_out = [], 0
+            if not self._waiting and self._left_out:
+                self._waiting = [f"({self._left_out:,} messages were left out while nobody read them)\n"]
+                self._left_out = 0
+            self._writing, self._waiting = "".join(self._waiting), []
+            if not self._writing:
+                self._thread = None
                 self._change.notify_all()
+            return self._writing
