@@ -69,6 +69,9 @@ class Blocks(Generations):
         blocks = blocks_of(contents, name)
         positions = list(range(len(blocks)))
 
+        if progress:
+            progress(0, len(contents))
+
         def blocks_read(count: int, _: int) -> None:
             if progress:
                 progress(sum(map(len, blocks[:count])), len(contents))

@@ -206,7 +206,10 @@ def train_cells(
             nodes = [node["Resources"] for node in alive_nodes()]
             room = fit_workers(config, nodes, growth_of_cluster(config, nodes))
             shown.begin(room.now)
-            run_trials(root, config, room.gpus, todo, shown, scores, presence, resume)
+            try:
+                run_trials(root, config, room.gpus, todo, shown, scores, presence, resume)
+            finally:
+                shown.end()
     except UserError:
         if new and not root.exists(session_name(1)):
             root.remove()
@@ -262,7 +265,6 @@ def run_trials(
     except (OSError, tune.TuneError) as error:
         raise UserError(f"Ray Tune stopped: {' '.join(str(error).split())}; results so far are kept") from None
     finally:
-        view.end()
         del Listener.views[root.uri]
 
 

@@ -10,7 +10,7 @@ lfs/blocks.py.
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from typing import Any, TypeVar
 
@@ -35,6 +35,8 @@ READERS = 16
 """Generations that are read at once: an object store takes its time for each."""
 BATCH = 8
 """Generations that a thread reads one after the other: to start one takes as long as to read a small file."""
+LOOK_S = 0.2
+"""Whoever waits for many generations is told so often how many are read."""
 FROM_A_COPY = "put it back from a copy"
 T = TypeVar("T")
 Progress = Callable[[int, int], object]
@@ -107,21 +109,27 @@ class Generations(Folder):
     ) -> list[T | UserError]:
         """What `load` says of each of many generations, several at a time, or the error with which it refuses one."""
 
+        done: list[int] = []
+
         def tried(generation: int) -> T | UserError:
             try:
                 return load(generation)
             except UserError as error:
                 return error
+            finally:
+                done.append(generation)
 
         def all_of(part: Sequence[int]) -> list[T | UserError]:
             return self.files.together(lambda: [tried(generation) for generation in part], "reading generations")
 
         parts, found = [generations[i : i + BATCH] for i in range(0, len(generations), BATCH)], list[T | UserError]()
         with ThreadPoolExecutor(READERS) as pool:
-            for part in pool.map(all_of, parts):
-                found += part
-                if progress:
-                    progress(len(found), len(generations))
+            for reading in [pool.submit(all_of, part) for part in parts]:
+                while progress and not wait([reading], LOOK_S).done:
+                    progress(len(done), len(generations))
+                found += reading.result()
+        if progress:
+            progress(len(found), len(generations))
         return found
 
     def load_last(self, progress: Progress | None = None) -> tuple[SearchState, Weights] | None:

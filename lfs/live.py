@@ -33,6 +33,10 @@ class LiveArea(RenderHook):
             self.content = content
             self.console.print("", end="")
 
+    def forget(self) -> None:
+        """What is on the terminal is not where it was drawn: it stays, and the area is drawn below it."""
+        self._drawn = []
+
     @contextmanager
     def shown(self, *, redirect: bool = True) -> Iterator[None]:
         """The area is there in this block. What is printed on its console appears above.
@@ -80,13 +84,10 @@ class LiveArea(RenderHook):
     def _continued(self) -> Iterator[None]:
         """After Ctrl-Z and `fg` the area is drawn below what the shell has printed."""
 
-        def forget(*_: object) -> None:
-            self._drawn = []
-
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = signal.signal(signal.SIGCONT, forget)
+        before = signal.signal(signal.SIGCONT, lambda *_: self.forget())
         try:
             yield
         finally:

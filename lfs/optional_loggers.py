@@ -37,6 +37,8 @@ ENVIRONMENT = {
 }  # fmt: skip
 """What both take from the environment, unless the user has said otherwise: neither waits long, nor prints."""
 PACKAGES = {"mlflow": ("mlflow", "sqlalchemy", "alembic"), "wandb": ("wandb",)}
+EARLY = ("WANDB_ERROR_REPORTING", "WANDB_SILENT")
+"""What W&B looks for when it is imported, and no secrets."""
 PROJECT = "lfs"
 """Of Weights & Biases, unless $WANDB_PROJECT names another one."""
 
@@ -115,7 +117,8 @@ class WandbRuns(ray_wandb.WandbLoggerCallback):
         """
         if not self._remote_logger_class:
             here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-            options = {"num_cpus": 0, "scheduling_strategy": here}
+            early = {name: os.environ[name] for name in EARLY if name in os.environ}
+            options = {"num_cpus": 0, "scheduling_strategy": here, "runtime_env": {"env_vars": early}}
             self._remote_logger_class = ray.remote(**options)(self._logger_actor_cls)
         trial.init_local_path()
         super().log_trial_start(trial)

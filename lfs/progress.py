@@ -127,8 +127,18 @@ def bar(stage: str, done: int, total: int, text: str, width: int) -> RenderableT
 @contextmanager
 def reading(what: str = "reading the run", unit: str = "generations") -> Iterator[Callable[[int, int], None]]:
     """A callback (done, total) behind progress on the error stream, if that takes longer than a moment."""
+    blind = False
+
+    def update(done: int, total: int) -> None:
+        nonlocal blind
+        if not blind:
+            try:
+                work.update(what, done, total)
+            except (OSError, SystemExit):  # nobody reads it: what is asked for is told all the same
+                blind = True
+
     with WorkProgress(unit, after_s=WAITED_S) as work:
-        yield lambda done, total: work.update(what, done, total)
+        yield update
 
 
 @contextmanager

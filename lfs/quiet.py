@@ -86,6 +86,8 @@ QUIET = (
     "mlflow", "alembic", "sqlalchemy", "urllib3", "wandb",
 )  # fmt: skip
 """Whose messages are for the log."""
+FULL = ("ray", "ray.tune", "ray.train", "ray.air", "lfs")
+"""Those of whom all from INFO on are: `ray.init` is told ERROR, which is for the terminal."""
 
 
 class LogFile(logging.handlers.RotatingFileHandler):
@@ -97,10 +99,9 @@ class LogFile(logging.handlers.RotatingFileHandler):
 
 def leave(line: str) -> None:
     """End this process with a last line, whatever its other threads are stuck in, and its terminal too."""
-    out = Outflow(sys.stderr)
+    out = Outflow(getattr(sys.stderr, "rich_proxied_file", sys.stderr))  # not above what is live, with its thread
     out.flow()
-    with contextlib.suppress(OSError, ValueError):
-        out.write(printable(line) + "\n")
+    out.write(printable(line) + "\n")
     out.settle(LAST_LOGS_S)
     os._exit(FAILED)
 
@@ -134,7 +135,8 @@ def quiet_logs(store: RunStore) -> Iterator[None]:
     with written_aside(file) as handler:
         for log in loggers:
             log.handlers, log.propagate = [handler], False
-            log.setLevel(logging.INFO)  # `ray.init` was told ERROR, which is for the terminal
+            if log.name in FULL:
+                log.setLevel(logging.INFO)
         logging.captureWarnings(True)
         try:
             with warnings.catch_warnings():

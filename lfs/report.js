@@ -60,6 +60,7 @@
   }
 
   let version = "";
+  let fault = "";
   async function look() {
     const status = document.getElementById("status");
     let report = null;
@@ -71,12 +72,15 @@
     }
     if (report) {
       try {
-        if (report.sections) show(report.sections);
-        status.textContent = `live: ${report.status}`;
+        if (report.sections) {
+          show(report.sections);
+          fault = "";
+        }
       } catch (error) {
-        status.textContent = `this browser cannot draw what has come: ${error.message}`;
+        fault = `this browser cannot draw all that has come: ${error.message}; `;
       }
       version = report.version;
+      status.textContent = `${fault}live: ${report.status}`;
     }
     setTimeout(look, POLL_MS);
   }

@@ -147,9 +147,11 @@ class RunReader:
         """
         found, count = list[Generation | str](), 0
         self._full = False
+        if progress:
+            progress(0, len(contents))
         with ThreadPoolExecutor(READERS) as pool:
-            for numbers, block in ahead(pool, self._block, self._spans(contents)):
-                for made in block or (one for _, one in ahead(pool, self._generation, numbers)):
+            for numbers, span in ahead(pool, self._span, self._spans(contents)):
+                for made in span or (one for _, one in ahead(pool, self._generation, numbers)):
                     if isinstance(made, Generation):
                         count += len(made.candidates)
                         self._full = self._full or count > MAX_CANDIDATES or made.missing == BEYOND
@@ -169,9 +171,11 @@ class RunReader:
         inside = {number for block in spans.values() for number in block}
         return [spans.get(number, [number]) for number in contents if number in spans or number not in inside]
 
-    def _block(self, numbers: list[int]) -> list[Generation]:
-        """The generations of a block; none if it is not one, or does not tell."""
-        if len(numbers) == 1 or self._full:
+    def _span(self, numbers: list[int]) -> list[Generation | str]:
+        """The generations of a span; none if it is a block that does not tell."""
+        if len(numbers) == 1:
+            return [self._generation(numbers[0])]
+        if self._full:
             return []
         try:
             summaries, table = self.store.block_summaries(numbers), self.store.block_table(numbers)

@@ -41,10 +41,14 @@ def add_parser(actions: Any) -> None:
     add_output_flags(made)
 
 
+def _read(run: str) -> RunFacts:
+    with reading() as progress:
+        return read_run(RunStore(run), progress)
+
+
 def run(options: argparse.Namespace) -> int:
     """Show or write the table; what could not be read is the error at the end."""
-    with reading("reading the runs") as progress:
-        first, second = (read_run(RunStore(run), progress) for run in options.runs)
+    first, second = map(_read, options.runs)
     table = diff_table(first, second, everything=options.all)
     if not written(table, options):
         names = [facts.store.name for facts in (first, second)]

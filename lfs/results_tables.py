@@ -31,6 +31,8 @@ def runs_table(root: str, progress: Progress | None = None) -> pd.DataFrame:
         UserError: there is no such folder.
     """
     rows, folders = list[dict[str, Any]](), list(run_folders(root))
+    if progress:
+        progress(0, len(folders))
     with ThreadPoolExecutor(READERS) as pool:
         for done, row in enumerate(pool.map(_run_row, folders), 1):
             rows += [row] if row else []

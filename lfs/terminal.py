@@ -57,6 +57,13 @@ class SafeConsole(Console):
         if self.is_dumb_terminal and not settings.get("width"):
             self.size = ConsoleDimensions(*shutil.get_terminal_size((80, 25)))  # rich takes it for 80 columns wide
 
+    def on_broken_pipe(self) -> None:
+        """Nobody reads this any more; rich's own would shut standard output, whatever this is."""
+        if not self.stderr:
+            super().on_broken_pipe()
+        self.quiet = True
+        raise SystemExit(1)
+
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """What is printed, piece by piece; rich's own control codes are pieces of their own."""
         for piece in super().render(renderable, options):

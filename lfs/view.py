@@ -1,6 +1,8 @@
 """What a search shows: a live view on a terminal, one plain line a generation in a pipe, a table at the end."""
 
+import atexit
 import contextlib
+import os
 import sys
 import threading
 import time
@@ -173,9 +175,16 @@ class View:
         with self._lock:
             if not self._blind:
                 try:
+                    self._say_what_is_left_out()
                     show()
                 except (OSError, SystemExit):  # rich leaves with SystemExit when its pipe is closed
                     self._blind = True
+
+    def _say_what_is_left_out(self) -> None:
+        """On a terminal the live area is not where it was meant to be, if a piece of it is missing."""
+        if self._area and (count := self._flows[0].left_out()):
+            self._area.forget()
+            self.console.print(f"({count:,} messages were left out while nobody read them)", markup=False)
 
     def say(self, line: str) -> None:
         """One line for the record."""
@@ -206,9 +215,8 @@ class View:
     def begin(self) -> None:
         """From here to `stop` nothing waits for who reads, and on a terminal there is something that is drawn anew."""
         if not self._flows:
-            for console in dict.fromkeys((self.console, self.errors)):
-                self._flows.append(Outflow(console.file))
-                console.file = cast(IO[str], self._flows[-1])
+            self._flows = flows_of(self.console, self.errors)
+            atexit.register(self._end)
         for flow in self._flows:
             flow.flow()
         if is_live(self.console):
@@ -253,12 +261,22 @@ class View:
 
     def stop(self) -> None:
         """Take what is live away; the final table follows."""
-        with self._lock, contextlib.suppress(OSError, SystemExit):  # its terminal may be gone
+        with self._lock, contextlib.suppress(OSError, ValueError, SystemExit):  # its terminal may be gone
+            self._say_what_is_left_out()
             self._area = None
             self._showing.close()
-        until = time.monotonic() + SETTLE_S
+        self.settle(SETTLE_S)
+
+    def settle(self, limit_s: float | None) -> None:
+        """From now on whoever prints waits for who reads; wait now for what is still to be shown, at most so long."""
+        until = None if limit_s is None else time.monotonic() + limit_s
         for flow in self._flows:
-            flow.settle(max(0.0, until - time.monotonic()))
+            flow.settle(None if until is None else max(0.0, until - time.monotonic()))
+
+    def _end(self) -> None:
+        """The process ends: then it waits for who reads its last words, as every process does."""
+        self.stop()
+        self.settle(None)
 
     def stopping(self, after: str, resume: str) -> None:
         """What a first Ctrl-C comes to, and the command that goes on later."""
@@ -288,6 +306,21 @@ class View:
         self.command("generations", f"python -m lfs.results {run}")
         self.command("candidates", f"python -m lfs.results {run} --candidates")
         self.command("TensorBoard", f"tensorboard --logdir {run}")
+
+
+def flows_of(console: Console, errors: Console) -> list[Outflow]:
+    """What the two write to from now on; one thing, if theirs is one file: then all comes in its order."""
+    one = Outflow(console.file, says=not is_live(console))
+    other = one if _is_same_file(console.file, errors.file) else Outflow(errors.file)
+    console.file, errors.file = cast(IO[str], one), cast(IO[str], other)
+    return list(dict.fromkeys((one, other)))
+
+
+def _is_same_file(one: IO[str], other: IO[str]) -> bool:
+    try:
+        return one is other or os.path.sameopenfile(one.fileno(), other.fileno())
+    except (OSError, ValueError):  # they are no files
+        return False
 
 
 def default_name(recipe: str) -> str:

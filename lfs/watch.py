@@ -14,6 +14,7 @@ logger = logging.getLogger(__name__)
 POLL_S = 1.0
 SHARE_S = 5.0
 LINGER_S = 3.0
+LAST_WORDS_S = 5.0
 STUCK_S, SLOW_S = 60.0, 900.0
 """Ray Tune may take so long to end after a search that failed, and after one that came to its end: it writes its files
 on the same storage, and waits for it without a limit."""
@@ -64,12 +65,14 @@ class Watch:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.status["followed"]:  # this process may end the cluster, and with it whoever is connected to it
-            time.sleep(LINGER_S)
-        self._quit.set()
-        self._thread.join()
-        self.view.stop()
-        del self.live[self.name]
+        try:
+            if self.status["followed"]:  # this process may end the cluster, and with it whoever is connected to it
+                time.sleep(LINGER_S)
+            self._quit.set()
+            self._thread.join()
+        finally:
+            self.view.stop()
+            del self.live[self.name]
 
     @property
     def wanted(self) -> int:
@@ -120,6 +123,7 @@ class Watch:
             return
         self._ended = time.monotonic() if self._ended is None else self._ended
         if time.monotonic() - self._ended > (STUCK_S if self.reason else SLOW_S):
+            self.view.settle(LAST_WORDS_S)
             self._leave(self.reason or "the search is complete, but Ray Tune does not get its own files written")
 
     def _see_to_cluster(self) -> None:

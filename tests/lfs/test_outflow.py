@@ -34,8 +34,8 @@ def test_text_comes_out_in_its_order_whoever_waits() -> None:
 
 
 def test_nobody_waits_for_a_full_pipe_until_it_is_to_settle() -> None:
-    with unread() as (stream, all_of_it):
-        made = Outflow(stream)
+    with unread() as pipe:
+        made = Outflow(pipe.stream)
         made.flow()
         before = time.monotonic()
         for number in range(10_000):
@@ -47,33 +47,52 @@ def test_nobody_waits_for_a_full_pipe_until_it_is_to_settle() -> None:
         last.start()
         last.join(0.2)
         assert last.is_alive(), "who writes now waits"
-        lines = all_of_it().splitlines()
-        last.join(60)
+        lines = pipe.all_of_it(last.join).splitlines()
     assert lines == [*(f"line {number:>60}" for number in range(10_000)), "the end"]
 
 
-def test_what_is_too_much_is_left_out_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_too_much_is_left_out_and_counted_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outflow, "MAX_CHARACTERS", 200_000)
-    with unread() as (stream, all_of_it):
-        made = Outflow(stream)
+    for more in (0, 3):
+        with unread() as pipe:
+            made = Outflow(pipe.stream)
+            made.flow()
+            assert sum(made.write("x" * 99 + "\n") for _ in range(5000)) == 500_000
+            assert 190_000 < made.pending <= 200_000
+
+            def rest(made: Outflow = made, more: int = more) -> None:
+                for _ in range(more):
+                    made.settle(60)
+                    made.flow()
+                    made.write("y\n")
+                assert made.settle(60)
+
+            lines = pipe.all_of_it(rest).splitlines()
+        kept = lines.count("x" * 99)
+        assert kept >= 1900
+        assert lines[kept:] == [f"({5000 - kept:,} messages were left out while nobody read them)", *["y"] * more]
+
+
+def test_what_is_left_out_is_told_to_who_says_it_himself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outflow, "MAX_CHARACTERS", 1000)
+    with unread() as pipe:
+        made = Outflow(pipe.stream, says=False)
         made.flow()
-        written = sum(made.write("x" * 99 + "\n") for _ in range(5000))
-        assert written == 500_000
-        assert made.pending <= 200_000
-        made.settle(0.0)
-        lines = all_of_it().splitlines()
-    kept = lines.count("x" * 99)
-    assert kept >= 2000
-    assert lines[kept:] == [f"({5000 - kept:,} messages were left out while nobody read them)"]
+        for _ in range(5000):
+            made.write("x" * 99 + "\n")
+        count = made.left_out()
+        assert made.left_out() == 0
+        text = pipe.all_of_it(lambda: made.settle(60))
+    assert text == ("x" * 99 + "\n") * (5000 - count)
 
 
 def test_an_error_is_told_to_who_writes_next() -> None:
-    with unread() as (stream, all_of_it):
-        made = Outflow(stream)
+    with unread() as pipe:
+        made = Outflow(pipe.stream)
         made.flow()
         for _ in range(1000):
             made.write("x" * 200)
-        all_of_it(close=True)
+        pipe.break_it()
         assert made.settle(60), "nothing waits for a pipe that is gone"
         for act in (lambda: made.write("y"), made.flush):
             with pytest.raises(BrokenPipeError):
@@ -81,3 +100,34 @@ def test_an_error_is_told_to_who_writes_next() -> None:
         made.flow()
         with pytest.raises(BrokenPipeError):
             made.write("y")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError("can't start new thread")])
+def test_a_thread_that_was_not_started_holds_nobody_up(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.StringIO()
+    made = Outflow(out)
+    made.flow()
+
+    def start(thread: threading.Thread) -> None:
+        raise error
+
+    with monkeypatch.context() as broken:
+        broken.setattr(threading.Thread, "start", start)
+        with pytest.raises((KeyboardInterrupt, RuntimeError)):
+            made.write("a")
+    assert made.settle(60)
+    made.write("b")
+    assert out.getvalue() == "ab"
+
+
+def test_whatever_goes_wrong_with_a_stream_is_told() -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise MemoryError
+
+    made = Outflow(Full())
+    made.flow()
+    made.write("a")
+    assert made.settle(60)
+    with pytest.raises(MemoryError):
+        made.write("b")

@@ -11,6 +11,7 @@ import pytest
 
 from lfs import quiet
 from lfs.run_store import RunStore
+from tests.lfs.unread import unread
 
 
 def test_the_log_of_a_driver_keeps_the_last_messages_within_its_bound(
@@ -32,6 +33,7 @@ def test_what_ray_keeps_from_the_terminal_is_in_the_log(tmp_path: Path, capsys: 
     log.setLevel(logging.ERROR)  # as `ray.init(logging_level="ERROR")` does
     try:
         with quiet.quiet_logs(RunStore(str(tmp_path))):
+            assert logging.getLogger("sqlalchemy.engine").getEffectiveLevel() > logging.INFO  # or it shows all it asks
             tune.info("a trial started")
             tune.warning("a trial is slow")
         assert log.level == logging.ERROR
@@ -63,6 +65,41 @@ def test_who_logs_does_not_wait_for_a_disk_that_hangs(monkeypatch: pytest.Monkey
             handler.handle(logging.makeLogRecord({"msg": "x"}))
     assert time.monotonic() - began < 10
     hangs.set()
+
+
+LEAVES = """
+import sys, threading, time
+from rich.console import Console
+from lfs.quiet import leave
+from lfs.view import View
+
+view = View(Console(force_terminal=True, width=80), Console(stderr=True, force_terminal=True))
+view.begin()
+view.draw("what is live")
+view.say("a line")
+
+def last():
+    view.settle(5)
+    leave("gone")
+
+threading.Thread(target=last).start()
+time.sleep(60)
+"""
+
+
+def test_the_last_line_is_not_lost_beside_what_is_live() -> None:
+    for _ in range(5):
+        done = subprocess.run([sys.executable, "-c", LEAVES], capture_output=True, text=True, timeout=50)
+        assert (done.returncode, done.stderr) == (1, "gone\n")
+        assert done.stdout.endswith("what is live\n")
+        assert "a line\n" in done.stdout
+
+
+def test_a_terminal_that_is_stopped_holds_up_the_last_line_for_a_while_only() -> None:
+    with unread() as pipe:
+        code = "import lfs.quiet\nlfs.quiet.LAST_LOGS_S = 1.0\nlfs.quiet.leave('x' * 1_000_000)"
+        done = subprocess.run([sys.executable, "-c", code], stderr=pipe.stream, timeout=50)
+    assert done.returncode == 1
 
 
 def test_it_leaves_with_a_last_line_though_its_main_thread_is_stuck() -> None:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import re
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -182,7 +183,7 @@ def test_blocks_say_what_the_generations_say_in_fewer_reads(tmp_path: Path, monk
     assert {name for name in files if name.startswith("00000")} == {
         f"{end:06d}/{name}" for end in (3, 7) for name in ("COMMIT", "block.json", "block.parquet")
     } | {f"{end:06d}/{name}" for end in (8, 9) for name in ("COMMIT", "state.json", "candidates.parquet")}
-    assert told == [(4, 11), (8, 11), (9, 11), (10, 11), (11, 11)]
+    assert told == [(0, 11), (4, 11), (8, 11), (9, 11), (10, 11), (11, 11)]
     made.generation()  # ends a block, of which three are known
     again, files, _ = read(reader)
     assert {name for name in files if name.startswith("0")} == {
@@ -194,6 +195,23 @@ def test_blocks_say_what_the_generations_say_in_fewer_reads(tmp_path: Path, monk
     assert repr(by_themselves) == repr(again)
     assert repr(by_themselves[:11]) == repr(by_blocks)
     assert all(math.isnan(reward) for reward in by_blocks[5][2]["reward"])
+
+
+def test_generations_without_a_block_are_read_several_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = MadeRun(tmp_path / "run", generations=12)
+    for _ in range(12):
+        made.generation()
+    together = threading.Barrier(6)
+    load = RunStore.load_state
+
+    def wait_for_others(store: RunStore, number: int) -> Any:
+        together.wait(60)
+        return load(store, number)
+
+    monkeypatch.setattr(RunStore, "load_state", wait_for_others)
+    assert len(RunReader(made.store.uri).read().generations) == 12
 
 
 def test_a_run_of_many_bars_is_drawn_with_the_last_ones(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,10 @@ import pytest
 
 from lfs import blocks, report
 from lfs.commands import OK, run_command
+from lfs.run_facts import read_run
 from lfs.run_store import RunStore
 from tests.lfs.report_runs import MadeRun
+from tests.lfs.unread import unread
 
 Results = Callable[..., tuple[int, str, str]]
 GENERATIONS, BEHIND = 40, 3
@@ -95,5 +97,22 @@ def test_what_takes_long_to_read_has_progress_on_the_error_stream(
             assert last == "1 of 1 runs" or "4 of 6 generations" in err
     monkeypatch.setattr("lfs.progress.WAITED_S", -1.0)
     monkeypatch.setattr("lfs.progress.LINE_EVERY_S", -1.0)
+    told = list[tuple[int, int]]()
+    read_run(RunStore(run), lambda *at: told.append(at))
+    assert (told[0], told[-1]) == ((0, 6), (6, 6))  # the first begins to count the time
     assert run_command(report.main, [run, "--out", str(tmp_path / "page.html")]) == OK
     assert "reading the run: 6 of 6 generations" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("broken", ["full", "nobody"])
+def test_progress_that_cannot_be_shown_holds_nothing_back(broken: str, tmp_path: Path) -> None:
+    run = MadeRun(tmp_path / "run", generations=6).done().path
+    code = "from lfs import progress\nprogress.WAITED_S = progress.LINE_EVERY_S = -1.0\n"
+    code += f"from lfs.commands import run_command\nfrom lfs.results import main\nrun_command(main, [{str(run)!r}])"
+    with unread() as pipe, open("/dev/full", "w") as full:
+        pipe.break_it()
+        errors = full if broken == "full" else pipe.stream
+        done = subprocess.run(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=errors, text=True, timeout=60
+        )
+    assert len(done.stdout.splitlines()) >= 8

@@ -1,11 +1,15 @@
 """What a user reads: the live view, the plain lines, the table at the end."""
 
 import io
+import os
 import re
+import subprocess
+import sys
 import threading
 import time
 from typing import Any
 
+import pyte
 import pytest
 from rich.console import Console
 
@@ -199,8 +203,8 @@ def test_a_pause_a_wait_and_a_note_are_told_once_each() -> None:
 @pytest.mark.parametrize("terminal", [True, False])
 def test_a_search_does_not_wait_for_who_does_not_read(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lfs.view.SETTLE_S", 0.05)
-    with unread() as (stream, all_of_it):
-        views = [Console(file=stream, force_terminal=terminal, highlight=False, width=90) for _ in range(2)]
+    with unread() as pipe:
+        views = [Console(file=pipe.stream, force_terminal=terminal, highlight=False, width=90) for _ in range(2)]
         view = View(*views)
         view.start(status(0))
         before = time.monotonic()
@@ -212,23 +216,90 @@ def test_a_search_does_not_wait_for_who_does_not_read(terminal: bool, monkeypatc
         assert time.monotonic() - before < 60
         finishing = threading.Thread(target=view.finish, args=("runs/made", status(4)))
         finishing.start()
-        text = all_of_it()
-        finishing.join(60)
+        text = pipe.all_of_it(finishing.join)
     said = re.findall(r"line (\d+) x", text)
     assert said == [str(number) for number in range(len(said))], "in their order"
     assert "warning: note 3" in text
     assert text.rstrip().endswith("tensorboard --logdir runs/made"), "and the end is behind them"
 
 
+def test_lines_and_warnings_in_one_pipe_come_in_their_order() -> None:
+    with unread() as pipe, os.fdopen(os.dup(pipe.stream.fileno()), "w") as other:
+        view = View(*(Console(file=stream, width=80, soft_wrap=True) for stream in (pipe.stream, other)))
+        view.start(status(0))
+        for number in range(3000):
+            (view.say if number % 2 else view.warn)(f"line {number}.")
+        other.close()
+        text = pipe.all_of_it(lambda: view.settle(60))
+    assert re.findall(r"line (\d+)\.", text) == [str(number) for number in range(3000)]
+
+
+ENDS = """
+import sys
+from rich.console import Console
+from lfs.view import View
+
+view = View(Console(force_terminal=sys.argv[1] == "live", highlight=False, width=80, soft_wrap=True))
+view.begin()
+view.draw("what is live")
+for number in range(10_000):
+    view.say(f"line {number}.")
+if sys.argv[2] == "stopped":
+    view.stop()
+raise SystemExit("its error")
+"""
+
+
+@pytest.mark.parametrize("stopped", ["stopped", "not"])
+@pytest.mark.parametrize("live", ["live", "plain"])
+def test_a_process_that_ends_waits_for_who_reads_it(live: str, stopped: str) -> None:
+    with unread() as pipe:
+        code = ENDS.replace("view.begin()", "import lfs.view; lfs.view.SETTLE_S = 0.1\nview.begin()")
+        command = [sys.executable, "-c", code, live, stopped]
+        with subprocess.Popen(command, stdout=pipe.stream, stderr=subprocess.PIPE, text=True) as process:
+            time.sleep(3)
+            assert process.poll() is None, "it waits"
+            text = pipe.all_of_it(lambda: process.wait(60))
+            assert process.stderr
+            said = process.stderr.read()
+    assert process.returncode == 1
+    assert re.findall(r"line (\d+)\.", text) == [str(number) for number in range(10_000)]
+    assert "its error" in said + text
+
+
+def test_a_live_area_survives_what_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lfs.outflow.MAX_CHARACTERS", 2000)
+    with unread() as pipe:
+        view = View(Console(file=pipe.stream, force_terminal=True, width=80, height=24))
+        view.begin()
+        view.draw("area 1\narea 2")
+        for number in range(2000):
+            view.say(f"line {number}.")
+
+        def rest() -> None:
+            view.settle(60)
+            view.begin()
+            view.draw("area 1\narea 2")
+            view.say("after")
+            view.stop()
+
+        text = pipe.all_of_it(rest)
+    screen = pyte.HistoryScreen(80, 24, history=10_000)
+    pyte.ByteStream(screen).feed(text.replace("\n", "\r\n").encode())
+    lines = [line.rstrip() for line in screen.display]
+    assert "messages were left out while nobody read them)" in "\n".join(lines[-24:])
+    assert [line for line in lines if line][-1] == "after"
+
+
 def test_screens_that_nobody_sees_are_not_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lfs.view.SETTLE_S", 0.05)
-    with unread() as (stream, all_of_it):
-        view = View(Console(file=stream, force_terminal=True, width=80))
+    with unread() as pipe:
+        view = View(Console(file=pipe.stream, force_terminal=True, width=80))
         view.start(status(0))
         for _ in range(2000):
             view.update(status(2))
         view.stop()
-        assert 10 < all_of_it().count("generation 3/5") < 500
+        assert 10 < pipe.all_of_it(lambda: view.settle(60)).count("generation 3/5") < 500
 
 
 def test_the_command_to_go_on_is_said_with_the_first_word_of_an_end_and_once(

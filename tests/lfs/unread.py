@@ -7,32 +7,43 @@ from contextlib import contextmanager, suppress
 from typing import TextIO
 
 
-@contextmanager
-def unread() -> Iterator[tuple[TextIO, Callable[..., str]]]:
-    """A stream into a pipe, and a call that begins to read: it returns all that has come when nothing more does for
-    two seconds. With `close` nothing is read, and the pipe has no other end any more.
-    """
-    one, other = os.pipe()
-    reading, stream = os.fdopen(one, "rb", buffering=0), os.fdopen(other, "w", encoding="utf-8")
-    parts: list[bytes] = []
+class Unread:
+    """The pipe: what is written to `stream` waits in it, as far as there is room."""
 
-    def read(came: threading.Event) -> None:
-        with suppress(OSError):
-            while part := reading.read(2**16):
-                parts.append(part)
-                came.set()
+    def __init__(self) -> None:
+        one, other = os.pipe()
+        self._reading, self.stream = os.fdopen(one, "rb"), self._text(other)
 
-    def all_of_it(*, close: bool = False) -> str:
-        if close:
-            reading.close()
-            return ""
-        came = threading.Event()
-        threading.Thread(target=read, args=(came,), daemon=True).start()
-        while came.wait(2.0):
-            came.clear()
+    @staticmethod
+    def _text(descriptor: int) -> TextIO:
+        return os.fdopen(descriptor, "w", encoding="utf-8")
+
+    def all_of_it(self, write_the_rest: Callable[[], object]) -> str:
+        """Begin to read; all that has come once the rest is written."""
+        parts: list[bytes] = []
+        reader = threading.Thread(target=lambda: parts.append(self._reading.read()), daemon=True)
+        reader.start()
+        write_the_rest()
+        self.stream.close()
+        reader.join(60)
         return b"".join(parts).decode()
 
-    yield stream, all_of_it
-    with suppress(OSError):
-        stream.close()
-    reading.close()
+    def break_it(self) -> None:
+        """Nobody will read it."""
+        self._reading.close()
+
+    def close(self) -> None:
+        """At the end of a test."""
+        with suppress(OSError):
+            self.stream.close()
+        self._reading.close()
+
+
+@contextmanager
+def unread() -> Iterator[Unread]:
+    """A new pipe."""
+    pipe = Unread()
+    try:
+        yield pipe
+    finally:
+        pipe.close()
