@@ -270,16 +270,15 @@ def test_a_process_that_ends_waits_for_who_reads_it(live: str, stopped: str) -> 
 def test_a_live_area_survives_what_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lfs.outflow.MAX_CHARACTERS", 2000)
     with unread() as pipe:
-        view = View(Console(file=pipe.stream, force_terminal=True, width=80, height=24))
+        view = View(Console(file=pipe.stream, force_terminal=True, highlight=False, width=80, height=24))
         view.begin()
         view.draw("area 1\narea 2")
         for number in range(2000):
             view.say(f"line {number}.")
+        view.draw("higher\n" * 8)  # is left out, too
 
         def rest() -> None:
             view.settle(60)
-            view.begin()
-            view.draw("area 1\narea 2")
             view.say("after")
             view.stop()
 
@@ -288,6 +287,9 @@ def test_a_live_area_survives_what_is_left_out(monkeypatch: pytest.MonkeyPatch) 
     pyte.ByteStream(screen).feed(text.replace("\n", "\r\n").encode())
     lines = [line.rstrip() for line in screen.display]
     assert "messages were left out while nobody read them)" in "\n".join(lines[-24:])
+    above = ["".join(line[x].data for x in range(80)) for line in screen.history.top]
+    shown = re.findall(r"(?m)^line (\d+)\.", "\n".join([*above, *lines]))
+    assert shown == re.findall(r"line (\d+)\.", text), "nothing is drawn over"
     assert [line for line in lines if line][-1] == "after"
 
 
