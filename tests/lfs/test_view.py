@@ -273,7 +273,7 @@ def test_a_live_area_survives_what_is_left_out(monkeypatch: pytest.MonkeyPatch) 
         view = View(Console(file=pipe.stream, force_terminal=True, highlight=False, width=80, height=24))
         view.begin()
         view.draw("area 1\narea 2")
-        for number in range(2000):
+        for number in range(6000):
             view.say(f"line {number}.")
         view.draw("higher\n" * 8)  # is left out, too
 
