@@ -45,8 +45,10 @@ class Outflow:
         return len(self._writing) + self._characters
 
     def left_out(self) -> int:
-        """Pieces that were left out since this was asked."""
+        """Pieces that were left out since this was asked; 0 as long as there would be no room to say so."""
         with self._lock:
+            if self.pending > MAX_CHARACTERS // 2:
+                return 0
             count, self._left_out = self._left_out, 0
             return count
 

@@ -59,16 +59,14 @@ def _identity(path: str | Path) -> object:
 
 def json_value(value: Any) -> Any:
     """A value as JSON can hold it: null for what is missing or not finite, lists for arrays, texts for all else."""
-    if type(value) is float:
-        return value if math.isfinite(value) else None
-    if type(value) in (str, int, bool):
-        return value
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
-    if isinstance(value, Mapping):
-        return {str(key): json_value(inner) for key, inner in value.items()}
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, str | int):
+        return value
     if isinstance(value, list | tuple):
         return [json_value(inner) for inner in value]
-    if value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and not math.isfinite(value)):
-        return None
-    return value if isinstance(value, int | float | str) else str(value)
+    if isinstance(value, Mapping):
+        return {str(key): json_value(inner) for key, inner in value.items()}
+    return None if value is None or value is pd.NA or value is pd.NaT else str(value)

@@ -18,7 +18,6 @@ import pyarrow as pa
 import yaml
 
 from lfs import blocks
-from lfs.blocks import SUMMARIES, blocks_of
 from lfs.config import MAX_POPULATION, SearchConfig
 from lfs.generations import CANDIDATES, READERS, WINNER, Progress
 from lfs.run_facts import state_of
@@ -166,7 +165,7 @@ class RunReader:
 
     def _spans(self, contents: Mapping[int, set[str]]) -> list[list[int]]:
         """The numbers in spans: those of a block that is there, if none of them is known, or one alone."""
-        found = blocks_of(contents, SUMMARIES, blocks.CANDIDATES)
+        found = blocks.blocks_of(contents, blocks.SUMMARIES, blocks.CANDIDATES)
         spans = {block[0]: block for block in found if self._known.keys().isdisjoint(block)}
         inside = {number for block in spans.values() for number in block}
         return [spans.get(number, [number]) for number in contents if number in spans or number not in inside]

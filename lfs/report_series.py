@@ -17,9 +17,7 @@ The first generation has no parent whose reward is known, and is left out.
 import math
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import datetime
 from functools import cache
 from typing import Any
 
@@ -29,6 +27,7 @@ import pandas as pd
 from scipy.special import ndtr
 
 from lfs.report_run import Generation, Run, number
+from lfs.run_facts import event_time
 
 KINDS = ("training", "validating", "waiting", "lost work", "dead")
 LEAST_PAUSE_S = 60.0
@@ -161,13 +160,9 @@ def _pieces(run: Run) -> list[_Piece]:
 
 
 def _went_on(events: Sequence[Mapping[str, Any]]) -> Times:
-    """When a driver started or a pause was over, rising; whole seconds, on the clock of whoever wrote it."""
-    found = []
-    for event in events:
-        if event.get("action") in ("start", "resume"):
-            with suppress(ValueError, TypeError, KeyError, OverflowError):
-                found.append(datetime.fromisoformat(event["time"]).timestamp())
-    return np.sort(np.array(found, np.float64))
+    """When a driver started or a pause was over, rising."""
+    times = [event_time(event) for event in events if event.get("action") in ("start", "resume")]
+    return np.sort(np.array([at.timestamp() for at in times if at], np.float64))
 
 
 def _pauses(spans: Times, went_on: Times) -> Times:

@@ -22,9 +22,9 @@ from lfs.commands import OK
 from lfs.config import SearchConfig
 from lfs.generations import WINNER
 from lfs.outputs import refuse_existing
-from lfs.progress import reading
 from lfs.results_output import add_output_flags, console, say, written
-from lfs.run_facts import RunFacts, read_run
+from lfs.results_tables import read_facts
+from lfs.run_facts import RunFacts
 from lfs.run_store import plain, start_of
 from lfs.terminal import printable
 from lfs.view import parameters_text, reward_text
@@ -50,8 +50,7 @@ def add_parser(actions: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Say which one it is, write what was asked for."""
     store, number = start_of(options.run)
-    with reading() as progress:
-        facts = read_run(store, progress)
+    facts = read_facts(store)
     best = _chosen(facts, number)
     kept = WINNER in facts.contents[best["generation"]]
     if not written(best_table(facts, best), options):

@@ -15,10 +15,9 @@ import pandas as pd
 from lfs.commands import OK
 from lfs.config import SearchConfig
 from lfs.options import as_flag, leaves
-from lfs.progress import reading
 from lfs.results_output import add_output_flags, console, show, written
-from lfs.results_tables import run_row
-from lfs.run_facts import RunFacts, read_run
+from lfs.results_tables import read_facts, run_row
+from lfs.run_facts import RunFacts
 from lfs.run_store import RunStore
 from lfs.view import reward_text
 from search_space.errors import UserError
@@ -41,14 +40,9 @@ def add_parser(actions: Any) -> None:
     add_output_flags(made)
 
 
-def _read(run: str) -> RunFacts:
-    with reading() as progress:
-        return read_run(RunStore(run), progress)
-
-
 def run(options: argparse.Namespace) -> int:
     """Show or write the table; what could not be read is the error at the end."""
-    first, second = map(_read, options.runs)
+    first, second = (read_facts(RunStore(run)) for run in options.runs)
     table = diff_table(first, second, everything=options.all)
     if not written(table, options):
         names = [facts.store.name for facts in (first, second)]

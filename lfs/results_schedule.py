@@ -15,9 +15,9 @@ import pandas as pd
 
 from lfs.commands import OK
 from lfs.outputs import refuse_existing
-from lfs.progress import reading
 from lfs.results_output import add_output_flags, console, say, show, written
-from lfs.run_facts import RunFacts, read_run
+from lfs.results_tables import read_facts
+from lfs.run_facts import RunFacts
 from lfs.run_store import RunStore
 from lfs.schedule_file import schedule_bytes
 from lfs.terminal import printable
@@ -44,8 +44,7 @@ def run(options: argparse.Namespace) -> int:
     out = Path(options.out).expanduser()
     if options.out:
         refuse_existing([out], options.overwrite)
-    with reading() as progress:
-        facts = read_run(RunStore(options.run), progress)
+    facts = read_facts(RunStore(options.run))
     table = schedule_table(facts)
     if options.out:
         write_bytes(out, schedule_bytes(facts))

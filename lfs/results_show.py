@@ -21,8 +21,8 @@ from lfs.commands import OK
 from lfs.progress import reading
 from lfs.results_filter import selected
 from lfs.results_output import add_output_flags, console, print_table, show, written
-from lfs.results_tables import generations_table, read_candidates, runs_table
-from lfs.run_facts import RunFacts, read_run
+from lfs.results_tables import generations_table, read_candidates, read_facts, runs_table
+from lfs.run_facts import RunFacts
 from lfs.run_store import RunStore
 from lfs.view import age_text, reward_text, score_lines, size_text, summary_table
 from search_space.errors import UserError
@@ -69,8 +69,7 @@ def run(options: argparse.Namespace) -> int:
             table, faults = read_candidates(store, progress)
         _deliver(table, options, CANDIDATES, "no candidates yet")
     else:
-        with reading() as progress:
-            facts = read_run(store, progress)
+        facts = read_facts(store)
         table, faults = generations_table(facts), list(facts.faults)
         if options.where or options.sort or options.columns:
             _deliver(table, options, None, "no generations yet")

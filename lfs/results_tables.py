@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from lfs.folder import TEMPORARY
 from lfs.generations import CANDIDATES, GENERATIONS, WINNER, Progress
+from lfs.progress import reading
 from lfs.run_facts import RunFacts, read_run
 from lfs.run_store import CONFIG, RunStore, run_folders
 from search_space.errors import UserError, first_line
@@ -53,6 +54,12 @@ def _run_row(store: RunStore) -> dict[str, Any] | None:
         return run_row(read_run(store))
     except (UserError, OSError) as error:
         return {"run": store.name, "state": "unreadable", "note": first_line(error)}
+
+
+def read_facts(store: RunStore) -> RunFacts:
+    """`read_run`, with progress on the error stream if that takes longer than a moment."""
+    with reading() as progress:
+        return read_run(store, progress)
 
 
 def run_row(facts: RunFacts) -> dict[str, Any]:

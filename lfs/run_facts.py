@@ -55,8 +55,8 @@ class RunFacts:
     @property
     def started(self) -> datetime | None:
         """When its first driver began, or its configuration was written; None: not known."""
-        with suppress(ValueError, TypeError, KeyError, OverflowError):
-            return datetime.fromisoformat((self.first_event or {})["time"]).astimezone()
+        if self.first_event and (began := event_time(self.first_event)):
+            return began
         with suppress(OSError, OverflowError, ValueError):
             found = self.store.files.info(self.store.at(CONFIG))
             return datetime.fromtimestamp(found.changed).astimezone() if found and found.changed else None
@@ -71,6 +71,13 @@ class RunFacts:
     def notes(self) -> list[str]:
         """What a reader of a list of runs should know besides."""
         return [*self.faults, *_missing_tables(self.contents), *_missing_weights(self.contents)]
+
+
+def event_time(event: Mapping[str, Any]) -> datetime | None:
+    """When something was done to a run, by the clock of whoever wrote it, in whole seconds; None: it does not say."""
+    with suppress(ValueError, TypeError, KeyError, OverflowError):
+        return datetime.fromisoformat(event["time"]).astimezone()
+    return None
 
 
 def read_run(store: RunStore, progress: Progress | None = None) -> RunFacts:

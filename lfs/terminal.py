@@ -59,10 +59,10 @@ class SafeConsole(Console):
 
     def on_broken_pipe(self) -> None:
         """Nobody reads this any more; rich's own would shut standard output, whatever this is."""
-        if not self.stderr:
-            super().on_broken_pipe()
-        self.quiet = True
-        raise SystemExit(1)
+        if self.stderr:
+            self.quiet = True
+            raise SystemExit(1)
+        super().on_broken_pipe()
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """What is printed, piece by piece; rich's own control codes are pieces of their own."""

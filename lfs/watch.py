@@ -8,13 +8,12 @@ from typing import Any, ClassVar
 
 from lfs.board import filled_in
 from lfs.room import draining_nodes
-from lfs.view import View
+from lfs.view import SETTLE_S, View
 
 logger = logging.getLogger(__name__)
 POLL_S = 1.0
 SHARE_S = 5.0
 LINGER_S = 3.0
-LAST_WORDS_S = 5.0
 STUCK_S, SLOW_S = 60.0, 900.0
 """Ray Tune may take so long to end after a search that failed, and after one that came to its end: it writes its files
 on the same storage, and waits for it without a limit."""
@@ -123,7 +122,7 @@ class Watch:
             return
         self._ended = time.monotonic() if self._ended is None else self._ended
         if time.monotonic() - self._ended > (STUCK_S if self.reason else SLOW_S):
-            self.view.settle(LAST_WORDS_S)
+            self.view.settle(SETTLE_S)
             self._leave(self.reason or "the search is complete, but Ray Tune does not get its own files written")
 
     def _see_to_cluster(self) -> None:

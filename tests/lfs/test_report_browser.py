@@ -127,5 +127,14 @@ def test_a_live_page_shows_the_run_as_it_goes_on(tab: Tab, tmp_path: Path, run_c
     assert {url.partition("?")[0] for url in tab.asked if not url.startswith("data:")} == {
         found[0], f"{found[0]}report.json"
     }  # fmt: skip
+    tab.page.evaluate("window.react = Plotly.react; Plotly.react = () => { throw new Error('broken'); }; 0")
+    made.generation()
+    fault = "document.getElementById('status').textContent.includes('cannot draw all that has come: broken; live:')"
+    tab.until(fault)
+    time.sleep(5)  # two answers in which nothing is new
+    assert tab.page.evaluate(fault), "it is forgotten"
+    tab.page.evaluate("Plotly.react = window.react; 0")
+    made.done()
+    tab.until(f"!{fault}")
     command.clean()
     tab.until("document.getElementById('status').textContent.includes('does not answer')")

@@ -12,11 +12,8 @@ class Unread:
 
     def __init__(self) -> None:
         one, other = os.pipe()
-        self._reading, self.stream = os.fdopen(one, "rb"), self._text(other)
-
-    @staticmethod
-    def _text(descriptor: int) -> TextIO:
-        return os.fdopen(descriptor, "w", encoding="utf-8")
+        self._reading = os.fdopen(one, "rb")
+        self.stream: TextIO = os.fdopen(other, "w", encoding="utf-8")
 
     def all_of_it(self, write_the_rest: Callable[[], object]) -> str:
         """Begin to read; all that has come once the rest is written."""
