@@ -14,10 +14,12 @@ from typing import Any
 import pytest
 import yaml
 
-from lfs import commands, controller, results
+from lfs import commands, compare, controller, results
+from lfs.generation import Search
+from lfs.messages import GenerationRecord
 from lfs.run_store import RunStore
 from tests.lfs.faces import TINY
-from tests.lfs.fakes import config
+from tests.lfs.fakes import WEIGHTS, config, drive
 from tests.lfs.plugin_files import Write, forgotten
 from trainers.data.builtin import ensure_builtin_faces
 
@@ -225,3 +227,33 @@ def write(tmp_path: Path) -> Iterator[Write]:
 
     with forgotten(folder, os.environ):  # type: ignore[arg-type]
         yield module
+
+
+@pytest.fixture
+def records() -> list[GenerationRecord]:
+    """Of a whole search."""
+    return drive(Search(config()))
+
+
+@pytest.fixture
+def store(tmp_path: Path, records: list[GenerationRecord]) -> RunStore:
+    """A run of three of those generations."""
+    store = RunStore(str(tmp_path / "runs" / "one"))
+    store.create(config())
+    for record in records[:3]:
+        store.commit(record, WEIGHTS)
+    return store
+
+
+@pytest.fixture
+def refused(tmp_path: Path, recipe_file: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs a command that must be refused before Ray starts; returns its one line."""
+
+    def run(*arguments: str, main: Callable[..., int] = compare.main) -> str:
+        where = () if "--resume" in arguments else ("--config", recipe_file(), "--storage", str(tmp_path / "runs"))
+        assert commands.run_command(main, [*arguments, *where]) == commands.FAILED
+        [line] = capsys.readouterr().err.splitlines()
+        assert "defect" not in line
+        return line
+
+    return run

@@ -24,8 +24,7 @@ from lfs.run_facts import read_run
 from lfs.run_store import RunStore
 from search_space.errors import UserError
 from tests.fault.faulty_files import FaultyFiles
-from tests.lfs.fakes import config, drive
-from tests.lfs.test_run_store import WEIGHTS
+from tests.lfs.fakes import WEIGHTS, config, drive
 
 DONE = 11
 

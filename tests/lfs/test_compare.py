@@ -14,11 +14,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from lfs import cells, compare, presence, reliability
+from lfs import cells, compare, presence
 from lfs.cells import CellTrial, prepare
-from lfs.commands import FAILED, run_command
+from lfs.commands import FAILED
 from lfs.compare import Cell, cells_of, points_of, run_of, search_of
-from lfs.config import CompareConfig, ReliabilityConfig
+from lfs.config import CompareConfig
 from lfs.folder import StorageError
 from lfs.generation import DivergedError
 from lfs.options import build
@@ -117,20 +117,6 @@ def test_grids_are_read_from_flags() -> None:
         build(CompareConfig, "", {"grid": "am=big"})
 
 
-@pytest.fixture
-def refused(tmp_path: Path, recipe_file: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Runs a command that must be refused before Ray starts; returns its one line."""
-
-    def run(*arguments: str, main: Callable[..., int] = compare.main) -> str:
-        where = () if "--resume" in arguments else ("--config", recipe_file(), "--storage", str(tmp_path / "runs"))
-        assert run_command(main, [*arguments, *where]) == FAILED
-        [line] = capsys.readouterr().err.splitlines()
-        assert "defect" not in line
-        return line
-
-    return run
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -162,43 +148,6 @@ def refused(tmp_path: Path, recipe_file: Callable[..., str], capsys: pytest.Capt
 def test_refuses(refused: Callable[..., str], tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
     assert message in refused(*arguments)
     assert not (tmp_path / "runs").exists()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("--grid", "am=0.1,0.2"), "grid must have at least 3 losses"),
-        (("--orders", "1"), "orders must be at least 2, got 1"),
-        (("--grid", "softmax=1,2,3"), "grid of softmax must be left out"),
-        (("--grid", "adacos=0,1,2"), "grid of adacos must be left out"),
-        (("--grid", "am=0,0.1,0.2 am.scale=16"), "grid must be over a loss's own parameter"),
-        (("--lengths", "inf"), "lengths must be > 0 and finite"),
-        (("--after", "1e400"), "after must be >= 0 and finite"),
-        (("--metrics", "all:auc"), "metric all:auc on the reward sets needs label lists"),
-        (("--trainer.average", "0.5", "--lengths", "60,120"), "lengths must be one length"),
-        (("--trainer.average", "0.5", "--lengths", "60", "--after", "90"), "lengths must be one length"),
-        (("--metrics", "tar@far=2"), "must be in (0, 1)"),
-        (("--after", "1000", "--lengths", "300,701"), "must be whole multiples of one length, at least 15 here"),
-        (("--start", "nothing"), "is no run"),
-        (("--resume", "nothing"), "cannot be resumed: it has no reliability.yaml"),
-    ],
-)
-def test_a_study_of_reliability_refuses(
-    refused: Callable[..., str], tmp_path: Path, arguments: tuple[str, ...], message: str
-) -> None:
-    assert message in refused(*arguments, main=reliability.main)
-    assert not (tmp_path / "runs").exists()
-
-
-def test_lengths_of_a_study_are_whole_generations_of_its_runs(tmp_path: Path) -> None:
-    settings = ReliabilityConfig(after=3.0, lengths=(1.5, 6.0), orders=2)
-    made = reliability.plan(settings, RunStore(str(tmp_path)))
-    assert made.base is not None
-    assert (made.base.generations, made.base.trainer.generation_length) == (2, 1.5)
-    assert made.generations == {1.5: 2, 6.0: 5}
-    assert {run.generations for run in made.cells.values()} == {6}
-    assert {run.order for run in made.cells.values()} == {1, 2}
-    assert len(made.cells) == 12
 
 
 def test_a_cell_of_other_settings_is_not_taken_for_ours(tmp_path: Path) -> None:
@@ -380,29 +329,3 @@ def test_scores_that_are_not_those_asked_for_are_damage(tmp_path: Path) -> None:
         store.write(json.dumps(bad).encode(), scores_file(3))
         with pytest.raises(UserError, match="not the scores of accuracy, auc: .*; delete it to measure anew"):
             scores_of(store, 3, ("accuracy", "auc"))
-
-
-@pytest.mark.ray
-def test_a_study_of_reliability(
-    run_command: Callable[..., Command], recipe: dict[str, Any], recipe_file: Callable[..., str], tmp_path: Path
-) -> None:
-    reward = recipe["data"]["reward"]
-    labelled = reward | {"labels": reward["pairs"].replace("_pairs", "_labels")}
-    path = recipe_file(data=recipe["data"] | {"reward": labelled})
-    where = ("--config", path, "--storage", str(tmp_path), "--name", "study", "--num-workers", "2")
-    study = ("--grid", "am=0,0.2,0.4", "--after", "6", "--lengths", "6,12")
-    command = run_command("lfs.reliability", *where, *study)
-    assert command.wait() == 0, command.err.read_text()
-    table = pd.read_csv(tmp_path / "study" / "reliability.csv")
-    names = ["accuracy", "auc", "d_prime", "tar@far=0.01", "tar@far=0.001"]
-    everyone = [f"all:{name}" for name in names]  # but no lower FAR: the set has 6,840 impostor pairs
-    assert list(zip(table["length"], table["metric"], strict=True)) == [
-        (length, name) for length in (6.0, 12.0) for name in names + everyone
-    ]
-    known = table["metric"].isin(["auc", "all:auc", "all:accuracy"])
-    assert table["rank_correlation"][known].between(-1, 1).all()
-    assert (table["paired_se"][known] > 0).all()
-    assert "rank correlation" in command.out.read_text()
-    more = run_command("lfs.reliability", "--resume", str(tmp_path / "study"), "--orders", "3")
-    assert more.wait() == 0, more.err.read_text()
-    assert "3 of 9 cells to train" in more.out.read_text()

@@ -21,7 +21,7 @@ from search_space.loss import Loss
 from search_space.margins import make_loss
 from search_space.spaces import LossParameters
 from search_space.unified import Unified
-from tests.lfs.test_table import TAR, cell, diverged, small_frame
+from tests.lfs.comparison_cells import TAR, cell, diverged, small_frame
 
 
 def panels_of(*args: Any, **more: Any) -> list[Axes]:

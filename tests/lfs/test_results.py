@@ -25,8 +25,7 @@ from lfs.results_tables import runs_table
 from lfs.run_facts import read_run
 from lfs.run_store import RunStore
 from search_space.errors import UserError
-from tests.lfs.fakes import config, drive
-from tests.lfs.test_run_store import WEIGHTS
+from tests.lfs.fakes import WEIGHTS, config, drive
 
 Results = Callable[..., tuple[int, str, str]]
 

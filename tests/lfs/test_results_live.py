@@ -25,7 +25,7 @@ from lfs.generation import Search
 from lfs.presence import Presence
 from lfs.run_store import RunStore
 from tests.lfs.fakes import config, drive
-from tests.lfs.test_run_store import WEIGHTS
+from tests.lfs.fakes import WEIGHTS
 
 blocks.BLOCK = 4
 settings = config(generations={GENERATIONS}, keep_generations=2)
