@@ -32,9 +32,11 @@ import numpy as np
 import ray
 
 import lfs.controller
+import lfs.controller_start
 from benchmarks.fleet import LAG_S, MIB, Fleet, Load
 from lfs.config import SearchConfig
-from lfs.controller import Controller, start_controller
+from lfs.controller import Controller
+from lfs.controller_start import start_controller
 from lfs.messages import GenerationRecord, Report
 from lfs.run_store import RunStore
 from search_space.config import SpaceConfig
@@ -169,7 +171,7 @@ def run(options: argparse.Namespace, folder: str) -> dict[str, Any]:
     )  # fmt: skip
     store = RunStore(f"{folder}/load")
     store.create(config)
-    lfs.controller.Controller = TimedController  # type: ignore[misc]
+    lfs.controller_start.Controller = TimedController  # type: ignore[misc]
     controller = start_controller(store.uri, "load")
     share = options.trainers // options.fleets
     make = ray.remote(Fleet).options(num_cpus=0, max_concurrency=100_000)

@@ -26,6 +26,7 @@ import numpy as np
 import yaml
 
 import lfs.controller
+import lfs.controller_start
 import lfs.crew
 from lfs.controller import Controller
 from lfs.messages import Lease
@@ -161,12 +162,12 @@ def clocks(folder: Path) -> Any:
     """Searches of this process run with clocks while in the block."""
     os.environ[FOLDER] = str(folder)
     folder.mkdir()
-    before = lfs.controller.Controller, lfs.crew.Trainer
-    lfs.controller.Controller, lfs.crew.Trainer = TimedController, TimedTrainer  # type: ignore[misc]
+    before = lfs.controller_start.Controller, lfs.crew.Trainer
+    lfs.controller_start.Controller, lfs.crew.Trainer = TimedController, TimedTrainer  # type: ignore[misc]
     try:
         yield
     finally:
-        lfs.controller.Controller, lfs.crew.Trainer = before  # type: ignore[misc]
+        lfs.controller_start.Controller, lfs.crew.Trainer = before  # type: ignore[misc]
 
 
 def gaps(folder: Path, generations: int) -> list[dict[str, float]]:

@@ -24,7 +24,6 @@ from lfs import look
 from lfs.attendance import Attendance
 from lfs.board import Board, continued
 from lfs.config import SearchConfig
-from lfs.connect import NAMESPACE
 from lfs.demand import ACTIONS, Demand, standing
 from lfs.messages import GenerationRecord, Lease, Report
 from lfs.plugins import packages, resume_flags
@@ -43,8 +42,6 @@ OVERTIME_S = 1.0
 """Between two looks for candidates that take too long."""
 FOLLOWS_S = 5.0
 """Whoever asked for the status so long ago is no longer there."""
-MAX_CALLS = 100_000
-"""At once; a trainer that waits for work is one."""
 NEVER = 2**31 - 1
 logger = logging.getLogger(__name__)
 
@@ -395,16 +392,3 @@ async def _fetch(reference: Any) -> Any:
     if reference is None:
         raise ray.exceptions.ObjectLostError("", None, "")
     return await reference
-
-
-def start_controller(run_uri: str, name: str) -> Any:
-    """Start the controller of a run on this node, under its name; it is restarted whenever its process dies."""
-    # Not soft: a soft wish of an actor without CPUs is granted on any node, whose loss would then cost a restart.
-    here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
-        ray.get_runtime_context().get_node_id(), soft=False
-    )
-    options: dict[str, Any] = {"name": name, "namespace": NAMESPACE, "max_concurrency": MAX_CALLS, "num_cpus": 0}
-    options |= {"max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
-    options["enable_task_events"] = False  # Ray's head would keep a record of each of its calls, up to 100,000
-    actor = ray.remote(Controller).options(**options)
-    return actor.remote(run_uri)

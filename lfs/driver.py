@@ -159,7 +159,7 @@ def run_search(store: RunStore, config: SearchConfig, view: View) -> Outcome:
     with Presence(store) as presence, waited_for_ray(config, view), quiet_logs(store):
         import ray
 
-        from lfs.controller import start_controller
+        from lfs.controller_start import start_controller
         from lfs.crew import tune_trials
         from lfs.shares import Share
 

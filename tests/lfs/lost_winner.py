@@ -14,7 +14,7 @@ import numpy as np
 import ray
 
 from lfs.connect import log_errors_of_nodes, prepare_to_join
-from lfs.controller import start_controller
+from lfs.controller_start import start_controller
 from lfs.messages import Lease
 from lfs.run_store import RunStore
 from search_space.spaces import get_space

@@ -15,6 +15,7 @@ from lfs.controller import PROGRESS_PER_S, Controller, leave_garbage
 from lfs.messages import SearchState
 from lfs.open_generation import OpenGeneration
 from lfs.run_store import RunStore
+from search_space import plugins
 from tests.lfs.bare_controller import Actor, closed, run, settle
 from tests.lfs.fakes import config, made_report
 
@@ -122,6 +123,19 @@ def test_while_a_generation_closes_others_are_answered_and_nobody_gets_work(
         assert (status["generation"], status["candidates"][0]["state"]) == (0, "done")
         opened.set()
         assert (await waiting).generation == 1
+
+    run(story())
+
+
+def test_whoever_watches_is_told_how_to_go_on_with_its_plugins(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plugins, "_allowed", {"mine", "ours.rewards"})
+
+    async def story() -> None:
+        assert (await Controller(store.uri).status())[
+            "resume"
+        ] == f"--resume {store.uri} --allow-plugins mine,ours.rewards"
 
     run(story())
 
